@@ -1,0 +1,1 @@
+"""Machinery of the job file: knows no model and no trainer."""

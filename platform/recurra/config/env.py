@@ -1,0 +1,87 @@
+"""The only reader of os.environ. Every variable that the platform reads or sets is listed here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+}
+"""What every Ray node and driver that we start gets, unless the caller's environment sets it.
+It is set before Ray is imported, since Ray reads most of it at import."""
+
+
+@dataclass(frozen=True)
+class S3Settings:
+    """How to reach the object store; keys stay in this process and are never pickled."""
+
+    endpoint_url: str | None
+    """Such as `http://127.0.0.1:18333`; None = AWS."""
+    region: str
+    access_key: str | None
+    secret_key: str | None
+    session_token: str | None
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        """Refuse to travel: every process reads its own environment."""
+        raise TypeError("S3Settings holds credentials and is not pickled. Call s3_settings() in the other process.")
+
+    def __repr__(self) -> str:
+        return f"S3Settings(endpoint_url={self.endpoint_url!r}, region={self.region!r})"
+
+
+def s3_settings() -> S3Settings:
+    """Endpoint and credentials of the object store, from the variables that AWS tools use.
+
+    `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_REGION` or `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`,
+    `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`. Without keys boto3 looks at its own chain
+    (profile, web identity, instance role).
+    """
+    get = os.environ.get
+    return S3Settings(
+        endpoint_url=get("AWS_ENDPOINT_URL_S3") or get("AWS_ENDPOINT_URL"),
+        region=get("AWS_REGION") or get("AWS_DEFAULT_REGION") or "us-east-1",
+        access_key=get("AWS_ACCESS_KEY_ID"),
+        secret_key=get("AWS_SECRET_ACCESS_KEY"),
+        session_token=get("AWS_SESSION_TOKEN"),
+    )
+
+
+def ray_address() -> str | None:
+    """`RECURRA_ADDRESS` or `RAY_ADDRESS`: the cluster to use when no `--address` is given."""
+    return os.environ.get("RECURRA_ADDRESS") or os.environ.get("RAY_ADDRESS")
+
+
+def api_key() -> str | None:
+    """The bearer key of a deployment: `RECURRA_API_KEY`, or the file that `RECURRA_API_KEY_FILE` names."""
+    if key := os.environ.get("RECURRA_API_KEY"):
+        return key
+    if path := os.environ.get("RECURRA_API_KEY_FILE"):
+        return Path(path).read_text(encoding="utf-8").strip()
+    return None
+
+
+def state_dir() -> Path:
+    """`RECURRA_HOME`, by default `~/.recurra`: pid files, logs and keys of what this user started."""
+    return Path(os.environ.get("RECURRA_HOME") or Path.home() / ".recurra")
+
+
+def apply_ray_environment() -> None:
+    """Set `RAY_ENVIRONMENT` in this process where the variable is unset. Call before importing ray."""
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """A copy of this process's environment with Ray's settings and `extra` in it, for a subprocess."""
+    return {**RAY_ENVIRONMENT, **os.environ, **extra}

@@ -1,0 +1,1 @@
+"""Engine (step batching), sessions, messages, app, deployment and client."""

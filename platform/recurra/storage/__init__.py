@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: one small interface over S3-compatible stores and local directories."""

@@ -1,0 +1,124 @@
+"""The protocol of a task. A task is built from its section and a dataset's schema and metadata (training), or from
+what it described of itself in a bundle (serving), and both must give the same task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recurra.data.batch import Batch
+from recurra.data.schema import SequenceSchema
+from recurra.models.config import ModelConfig
+from recurra.models.sequence import SequenceModel
+
+
+@dataclass(frozen=True)
+class TaskTensors:
+    """One batch as the model and the loss take it, on the model's device."""
+
+    inputs: Tensor
+    """Token ids [B, T] int64, or features [B, T, D] float32."""
+    lengths: Tensor
+    """[B] int64 real steps of `inputs`, on the CPU."""
+    reset: Tensor | None
+    """[B, T] bool where a sequence starts inside the window; None when each row is one whole sequence."""
+    targets: dict[str, Tensor]
+    """Whatever `loss` needs: labels [B], next tokens [B, T], masks."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sums over the rows of one rank; the trainer adds them up over ranks and divides."""
+
+    total: Tensor
+    """Scalar with gradients: sum of the loss over the counted items."""
+    count: Tensor
+    """Scalar: items counted (tokens, sequences, ...), filler excluded."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Further scalars without gradients, summed over ranks and batches before `metrics` sees them."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One request or session input, ready for the model."""
+
+    inputs: NDArray[np.generic]
+    """[T] int64 token ids, or [T, D] float32 features; T may be 0 only for a session that starts empty."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """JSON-able facts that `decode` needs again (a scale, a start date); kept with the session."""
+
+
+class Task(ABC):
+    """One thing that a recurrent model can be for. Concrete tasks are final."""
+
+    kind: ClassVar[str]
+    """The word in the job file."""
+    streams: ClassVar[bool]
+    """Whether the model gives an output at every step, so that sessions can step it."""
+    objective: ClassVar[tuple[str, Literal["min", "max"]]]
+    """The metric that decides which checkpoint is best, such as `("bits_per_token", "min")`."""
+
+    @classmethod
+    @abstractmethod
+    def from_dataset(cls, config: Any, schema: SequenceSchema, metadata: Mapping[str, Any]) -> Task:
+        """Check the dataset against the task's section and take from it what the task needs (vocabulary, labels, scales).
+
+        Raises:
+            SchemaError: A column is missing or of another type; the message says how to write the dataset.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Task:
+        """The task that `describe` described; what serving does with a bundle."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Everything that `from_description` needs, as JSON (`kind` included)."""
+
+    @abstractmethod
+    def build_model(self, config: ModelConfig) -> SequenceModel:
+        """An untrained model with this task's input and output sizes; deterministic under `torch.manual_seed`."""
+
+    @property
+    @abstractmethod
+    def lookahead(self) -> int:
+        """Steps beyond the window that targets need in lanes mode (1 for next-token prediction)."""
+
+    @abstractmethod
+    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+        """Arrays of a batch as tensors."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:
+        """Loss and metric sums; `outputs` is [B, T, K] when `streams`, else [B, K]."""
+
+    @abstractmethod
+    def metrics(self, total: float, count: float, sums: Mapping[str, float]) -> dict[str, float]:
+        """Metrics over everything that was summed, `loss` among them, in the field's units (bits, accuracy, MASE)."""
+
+    @abstractmethod
+    def encode(self, instance: Any) -> Encoded:
+        """Check one request instance (parsed JSON) and turn it into model inputs.
+
+        Raises:
+            RequestError: 422 naming the field, the value seen and what to send (token out of range, NaN, empty).
+        """
+
+    @abstractmethod
+    def decode(self, output: NDArray[np.float32], encoded: Encoded, options: Mapping[str, Any]) -> Any:
+        """The answer, as JSON, for one instance; `output` is [T, K] when `streams`, else [K]."""
+
+    @abstractmethod
+    def request_schema(self) -> dict[str, Any]:
+        """JSON schema of one instance, shown in OpenAPI, in `/v1/models` and by `recurra models show`."""
+
+    def samples(self, outputs: Tensor, tensors: TaskTensors) -> list[dict[str, Any]]:
+        """A few sample outputs for the report, from one evaluation batch (generated text, forecasts, confusions)."""
+        return []
