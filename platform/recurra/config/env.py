@@ -71,6 +71,23 @@ def api_key() -> str | None:
     return None
 
 
+def metrics_address() -> str | None:
+    """`RECURRA_METRICS_ADDRESS` (host:port): where the fleet's collector serves /metrics; None = nowhere."""
+    return os.environ.get("RECURRA_METRICS_ADDRESS") or None
+
+
+def secret_values() -> frozenset[str]:
+    """The keys that this process knows, so that logs can leave them out; values too short to be keys are not there."""
+    settings = s3_settings()
+    found = (
+        settings.secret_key,
+        settings.session_token,
+        os.environ.get("RECURRA_API_KEY"),
+        os.environ.get("RAY_AUTH_TOKEN"),
+    )
+    return frozenset(value for value in found if value and len(value) >= 8)
+
+
 def state_dir() -> Path:
     """`RECURRA_HOME`, by default `~/.recurra`: pid files, logs and keys of what this user started."""
     return Path(os.environ.get("RECURRA_HOME") or Path.home() / ".recurra")
