@@ -29,9 +29,9 @@ class RegularisationConfig(Section):
     """What keeps a model from learning its training data by heart."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Chance to drop a unit of the inputs to each layer and of the output."""
+    """Chance to drop a unit of the embedding, between layers and of the core's output; features are never dropped."""
     variational: bool = False
-    """One dropout mask for all time steps of a sequence (Gal and Ghahramani 2016, arXiv 1512.05287)."""
+    """One dropout mask for all time steps of a window (Gal and Ghahramani 2016, arXiv 1512.05287)."""
     weight_drop: float = Field(default=0.0, ge=0, lt=1)
     """Chance to drop a recurrent weight (Merity et al. 2017, arXiv 1708.02182); rnn, gru and lstm."""
     embedding_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -49,6 +49,8 @@ class ModelConfig(Section):
     hidden_size: int = Field(default=256, ge=1, le=65536)
     """Units in each layer (H)."""
     layers: int = Field(default=1, ge=1, le=64)
+    nonlinearity: Literal["tanh", "relu"] = "tanh"
+    """Of rnn cells; gru and lstm always use tanh."""
     bidirectional: bool = False
     """Read each sequence from both ends. Such a model cannot step, so it has no sessions."""
     embedding_size: int | None = Field(default=None, ge=1)

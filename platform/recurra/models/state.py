@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class StateTensor:
 
     @property
     def size_bytes(self) -> int:
-        return torch.Size(self.shape).numel() * getattr(torch, self.dtype).itemsize
+        return math.prod(self.shape) * int(getattr(torch, self.dtype).itemsize)
 
 
 @dataclass(frozen=True)

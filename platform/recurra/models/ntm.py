@@ -1,0 +1,163 @@
+"""Neural Turing Machine (Graves, Wayne, Danihelka 2014, arXiv 1410.5401v2).
+
+One step, in this order: the controller sees the features and the last reads; all heads address the memory as the last
+step left it, M(t-1), so that their order does not matter; read heads read M(t-1); write heads erase and add, which
+gives M(t). The output is the controller's, with the new reads beside it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recurra.models import addressing
+from recurra.models.config import ModelConfig
+from recurra.models.controllers import CONTROLLERS
+from recurra.models.core import Core, blank_padding, cut_at_resets, mask_of
+from recurra.models.state import State, StateSpec, StateTensor, where_rows
+
+CONSTANT_START = 1e-6
+"""Collier and Beel 2018, arXiv 1807.08518: the start that converges fastest."""
+
+
+class NtmCore(Core):
+    """State: `memory` [N, M], `read_weights` [R, N], `write_weights` [W, N], `reads` [R, M], `controller.h`, `.c` [H].
+
+    All starts but that of the memory are learned, as in the paper ("reset to bias values").
+    """
+
+    def __init__(self, config: ModelConfig, input_size: int) -> None:
+        super().__init__()
+        ntm = config.ntm
+        self.config = ntm
+        self.input_size = input_size
+        self.controller = CONTROLLERS[ntm.controller](input_size, ntm.read_heads * ntm.memory_width, config.hidden_size)
+        self.output_size = config.hidden_size + ntm.read_heads * ntm.memory_width
+        self.heads = nn.Linear(
+            config.hidden_size,
+            addressing.parameter_count(ntm.read_heads, ntm.write_heads, ntm.memory_width, ntm.shift_range),
+        )
+        nn.init.xavier_uniform_(self.heads.weight, gain=1.4)
+        nn.init.zeros_(self.heads.bias)
+        self.start_controller = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(config.hidden_size)) for name in self.controller.names}
+        )
+        self.start_reads = nn.Parameter(torch.zeros(ntm.read_heads, ntm.memory_width))
+        self.start_logits = nn.Parameter(_focused_logits(ntm.read_heads + ntm.write_heads, ntm.memory_rows))
+        """Softmax of these is the weighting before the first step, read heads first."""
+        self.start_memory = _start_memory(ntm.memory_start, ntm.memory_rows, ntm.memory_width)
+
+    @property
+    def state_spec(self) -> StateSpec:
+        return StateSpec(
+            tuple(
+                StateTensor(name, tuple(value.shape[1:]), str(value.dtype).removeprefix("torch."))
+                for name, value in self.zero_state(1).items()
+            )
+        )
+
+    def zero_state(self, batch: int, device: torch.device | str = "cpu") -> State:
+        weights_JN = self.start_logits.softmax(1)
+        starts = {
+            "memory": self.start_memory,
+            "read_weights": weights_JN[: self.config.read_heads],
+            "write_weights": weights_JN[self.config.read_heads :],
+            "reads": self.start_reads,
+            **{f"controller.{name}": value for name, value in self.start_controller.items()},
+        }
+        return {name: value.to(device).expand(batch, *value.shape) for name, value in starts.items()}
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        state: State | None = None,
+        lengths_B: Tensor | None = None,
+        reset_BT: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        y_BTH, state, _ = self._run(x_BTD, state, lengths_B, reset_BT, recorded=False)
+        return y_BTH, state
+
+    def trace(
+        self,
+        x_BTD: Tensor,
+        state: State | None = None,
+        lengths_B: Tensor | None = None,
+        reset_BT: Tensor | None = None,
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        """As `forward`, and `read_weights` [B, T, R, N], `write_weights` [B, T, W, N], `reads` [B, T, R, M],
+        `add` and `erase` [B, T, W, M]; zero in padding."""
+        return self._run(x_BTD, state, lengths_B, reset_BT, recorded=True)
+
+    def step(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        y_BH, state, _ = self._advance(self.controller.project(x_BD), state)
+        return y_BH, state
+
+    def _run(
+        self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None, *, recorded: bool
+    ) -> tuple[Tensor, State, dict[str, Tensor]]:
+        batch, steps = x_BTD.shape[:2]
+        start = self.zero_state(batch, x_BTD.device)
+        state = start if state is None else state
+        outputs: list[Tensor] = []
+        records: list[dict[str, Tensor]] = []
+        # Memory and weightings need float32: a sharpened weighting holds numbers that bfloat16 cannot tell apart.
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            x_BTD = blank_padding(x_BTD.to(self.heads.weight.dtype), lengths_B)
+            projected_TBG = self.controller.project(x_BTD).transpose(0, 1)
+            real_TB = None if lengths_B is None else mask_of(lengths_B, steps, x_BTD.device).t()
+            full_steps = steps if lengths_B is None or batch == 0 else int(lengths_B.min())
+            for segment in cut_at_resets(steps, lengths_B, reset_BT):
+                if segment.reset_B is not None:
+                    state = where_rows(segment.reset_B.to(x_BTD.device), start, state)
+                for t in range(segment.begin, segment.end):
+                    y_BH, following, parameters = self._advance(projected_TBG[t], state)
+                    if real_TB is not None and t >= full_steps:
+                        following = where_rows(real_TB[t], following, state)
+                    state = following
+                    outputs.append(y_BH)
+                    if recorded:
+                        records.append({**_weightings(state), "add": parameters.add_BWM, "erase": parameters.erase_BWM})
+        y_BTH = torch.stack(outputs, 1) if outputs else x_BTD.new_zeros(batch, 0, self.output_size)
+        traced = {name: torch.stack([record[name] for record in records], 1) for name in (records or [{}])[0]}
+        traced = {name: blank_padding(value.flatten(2), lengths_B).view(value.shape) for name, value in traced.items()}
+        return blank_padding(y_BTH, lengths_B), state, traced
+
+    def _advance(self, projected_BG: Tensor, state: State) -> tuple[Tensor, State, addressing.HeadParameters]:
+        ntm = self.config
+        own = {name: state[f"controller.{name}"] for name in self.controller.names}
+        h_BH, own = self.controller.advance(projected_BG, state["reads"].flatten(1), own)
+        parameters = addressing.split_parameters(
+            self.heads(h_BH), ntm.read_heads, ntm.write_heads, ntm.memory_width, ntm.shift_range
+        )
+        memory_BNM = state["memory"]
+        last_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
+        weights_BJN = addressing.address(parameters, last_BJN, memory_BNM)
+        read_BRN, write_BWN = torch.split(weights_BJN, [ntm.read_heads, ntm.write_heads], 1)
+        reads_BRM = addressing.read(memory_BNM, read_BRN)
+        following = {
+            "memory": addressing.write(memory_BNM, write_BWN, parameters.erase_BWM, parameters.add_BWM),
+            "read_weights": read_BRN,
+            "write_weights": write_BWN,
+            "reads": reads_BRM,
+            **{f"controller.{name}": value for name, value in own.items()},
+        }
+        return torch.cat([h_BH, reads_BRM.flatten(1)], 1), following, parameters
+
+
+def _weightings(state: State) -> dict[str, Tensor]:
+    return {name: state[name] for name in ("read_weights", "write_weights", "reads")}
+
+
+def _focused_logits(heads: int, rows: int) -> Tensor:
+    """Every head starts on row 0: with equal weights and equal rows, no gradient would ever tell two rows apart."""
+    logits_JN = torch.zeros(heads, rows)
+    logits_JN[:, 0] = 5.0
+    return logits_JN
+
+
+def _start_memory(kind: str, rows: int, width: int) -> Tensor | nn.Parameter:
+    bound = (rows + width) ** -0.5
+    if kind == "constant":
+        return nn.Buffer(torch.full((rows, width), CONSTANT_START))
+    random_NM = torch.empty(rows, width).uniform_(-bound, bound)
+    return nn.Parameter(random_NM) if kind == "learned" else nn.Buffer(random_NM)
