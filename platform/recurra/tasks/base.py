@@ -51,7 +51,8 @@ class Encoded:
     inputs: NDArray[np.generic]
     """[T] int64 token ids, or [T, D] float32 features; T may be 0 only for a session that starts empty."""
     context: dict[str, Any] = field(default_factory=dict)
-    """JSON-able facts that `decode` needs again (a scale, a start date); kept with the session."""
+    """JSON-able facts after these inputs that `decode`, and `encode` of what a session sends next, need (the last
+    values, the date); under a few KiB, kept with the session."""
 
 
 class Task(ABC):
@@ -104,8 +105,12 @@ class Task(ABC):
         """Metrics over everything that was summed, `loss` among them, in the field's units (bits, accuracy, MASE)."""
 
     @abstractmethod
-    def encode(self, instance: Any) -> Encoded:
+    def encode(self, instance: Any, context: Mapping[str, Any] | None = None) -> Encoded:
         """Check one request instance (parsed JSON) and turn it into model inputs.
+
+        Args:
+            instance: What `request_schema` describes.
+            context: `Encoded.context` of the session's inputs before these; None = a new sequence starts here.
 
         Raises:
             RequestError: 422 naming the field, the value seen and what to send (token out of range, NaN, empty).
