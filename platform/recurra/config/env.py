@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,36 @@ def s3_settings() -> S3Settings:
 def ray_address() -> str | None:
     """`RECURRA_ADDRESS` or `RAY_ADDRESS`: the cluster to use when no `--address` is given."""
     return os.environ.get("RECURRA_ADDRESS") or os.environ.get("RAY_ADDRESS")
+
+
+def dashboard_address() -> str | None:
+    """`RAY_API_SERVER_ADDRESS`: the dashboard of that cluster, which takes jobs and Serve applications."""
+    return os.environ.get("RAY_API_SERVER_ADDRESS") or None
+
+
+def ray_auth_token() -> str | None:
+    """`RAY_AUTH_TOKEN` where `RAY_AUTH_MODE` is `token`: what the dashboard's REST interface asks for."""
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        return None
+    return os.environ.get("RAY_AUTH_TOKEN") or None
+
+
+def names_object_store() -> bool:
+    """Whether the environment says which S3 endpoint or account to use."""
+    names = (
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ENDPOINT_URL",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_PROFILE",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+    )
+    return any(os.environ.get(name) for name in names)
+
+
+def adopt(variables: Mapping[str, str]) -> None:
+    """Set, in this process, those variables that the caller's environment leaves unset."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def api_key() -> str | None:

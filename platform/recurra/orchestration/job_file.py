@@ -17,7 +17,7 @@ from recurra.models.config import ModelConfig
 from recurra.registry.config import PublishConfig
 from recurra.serving.config import ServeConfig
 from recurra.serving.run import ServeRun
-from recurra.tasks.config import TaskConfig
+from recurra.tasks.build import TaskConfig
 from recurra.training.config import TrainConfig
 from recurra.training.run import DataConfig, TrainRun
 

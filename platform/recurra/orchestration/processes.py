@@ -37,10 +37,10 @@ def stop_all(
         forced_s: How long after that SIGKILL is repeated.
     """
     alive = set(processes())
-    for pid in leaders:
-        if pid in alive:
-            _signal(pid, signal.SIGTERM)
-    deadline = time.monotonic() + polite_s
+    asked = [pid for pid in leaders if pid in alive]
+    for pid in asked:
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + (polite_s if asked else 0.0)
     while processes() and time.monotonic() < deadline:
         time.sleep(0.1)
     deadline = time.monotonic() + forced_s
