@@ -1,0 +1,188 @@
+"""Model calls of the engine: batches of sequences in, numbers out. One that breaks the batch fails alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recurra.errors import RequestError
+from recurra.models.sequence import SequenceModel
+from recurra.models.state import State
+from recurra.serving.slots import Slots
+from recurra.serving.work import Sequence
+
+log = logging.getLogger(__name__)
+
+FIXED_ROWS = 8
+"""Rows of every batch in deterministic mode."""
+
+
+class Compute:
+    """Steps and forward passes over slots.
+
+    Args:
+        model: In eval mode, on its device.
+        slots: States of the sequences that hold a slot.
+        deterministic: Step in batches of `FIXED_ROWS` rows and read whole sequences one by one, so that every number
+            comes out of products of one shape.
+    """
+
+    def __init__(self, model: SequenceModel, slots: Slots, *, deterministic: bool) -> None:
+        self.model = model
+        self.slots = slots
+        self.deterministic = deterministic
+        self.device = next(model.parameters()).device
+
+    def step(self, batch: list[Sequence]) -> tuple[list[Sequence], Tensor | None, list[tuple[Sequence, RequestError]]]:
+        """Advance the slots of a batch by the next input of each sequence.
+
+        Returns:
+            The sequences that were advanced, their outputs [B, K], and those that failed.
+        """
+        if not self.deterministic:
+            return self._alone_on_error(batch, self._step)
+        done: list[Sequence] = []
+        failed: list[tuple[Sequence, RequestError]] = []
+        parts: list[Tensor] = []
+        for start in range(0, len(batch), FIXED_ROWS):
+            ok, outputs, errors = self._alone_on_error(batch[start : start + FIXED_ROWS], self._step)
+            done += ok
+            failed += errors
+            parts += [] if outputs is None else [outputs]
+        return done, (torch.cat(parts) if parts else None), failed
+
+    def encode(
+        self, batch: list[tuple[Sequence, int]]
+    ) -> tuple[list[Sequence], Tensor | None, list[tuple[Sequence, RequestError]]]:
+        """Read the next chunk of each sequence; slots of those that hold one are advanced.
+
+        Returns:
+            The sequences that were read, their outputs [B, T, K] or [B, K], and those that failed.
+        """
+        steps = dict(batch)
+        together = self._alone if self.deterministic else self._alone_on_error
+        return together(list(steps), lambda part: self._encode(part, [steps[sequence] for sequence in part]))
+
+    def warm_up(self, sizes: list[int]) -> None:
+        """Step and read every batch size once, since the first call of each is far slower."""
+        for size in sizes:
+            for steps in (1, 8) if self.model.steppable else (8,):
+                inputs = self._empty(size, None if steps == 1 else steps)
+                if steps == 1:
+                    index = torch.full((size,), self.slots.scratch, device=self.device)
+                    self.model.step(inputs, self.slots.gather(index))
+                else:
+                    self.model(inputs)
+
+    def _alone_on_error(
+        self, batch: list[Sequence], run: Callable[[list[Sequence]], Tensor]
+    ) -> tuple[list[Sequence], Tensor | None, list[tuple[Sequence, RequestError]]]:
+        try:
+            return batch, run(batch), []
+        except Exception as exc:
+            if len(batch) == 1:
+                log.exception("A sequence of %d inputs failed in the model.", batch[0].inputs.shape[0])
+                return [], None, [(batch[0], _model_failed(exc))]
+        return self._alone(batch, run)
+
+    def _alone(
+        self, batch: list[Sequence], run: Callable[[list[Sequence]], Tensor]
+    ) -> tuple[list[Sequence], Tensor | None, list[tuple[Sequence, RequestError]]]:
+        done: list[Sequence] = []
+        failed: list[tuple[Sequence, RequestError]] = []
+        parts: list[Tensor] = []
+        for sequence in batch:
+            ok, outputs, errors = self._alone_on_error([sequence], run)
+            done += ok
+            failed += errors
+            parts += [] if outputs is None else [outputs]
+        return done, _stack(parts), failed
+
+    def _step(self, batch: list[Sequence]) -> Tensor:
+        rows = FIXED_ROWS if self.deterministic else len(batch)
+        slots = [sequence.slot for sequence in batch]
+        index = torch.tensor(slots, device=self.device)
+        padded = index
+        if rows > len(batch):
+            padded = torch.tensor(slots + [self.slots.scratch] * (rows - len(batch)), device=self.device)
+        inputs = self._next_inputs(batch, rows)
+        outputs, after = self.model.step(inputs, self.slots.gather(padded))
+        self.slots.scatter(index, after)
+        return outputs[: len(batch)]
+
+    def _encode(self, batch: list[Sequence], steps: list[int]) -> Tensor:
+        width = max(steps)
+        inputs = self._empty(len(batch), width)
+        values = inputs.numpy() if self.device.type == "cpu" else np.zeros(inputs.shape, _numpy_dtype(self._kind))
+        for row, (sequence, count) in enumerate(zip(batch, steps, strict=True)):
+            values[row, :count] = sequence.inputs[sequence.position : sequence.position + count]
+        if self.device.type != "cpu":
+            inputs.copy_(torch.from_numpy(values))
+        lengths = None if min(steps) == width else torch.tensor(steps)
+        outputs, after = self.model(inputs, self._states(batch), lengths)
+        holding = [row for row, sequence in enumerate(batch) if sequence.slot >= 0]
+        if holding:
+            self._write_back(batch, holding, after)
+        return outputs if isinstance(outputs, Tensor) else torch.as_tensor(outputs)
+
+    def _states(self, batch: list[Sequence]) -> State | None:
+        """States to go on from; None when every row starts anew."""
+        if all(sequence.slot < 0 for sequence in batch):
+            return None
+        # The scratch row always holds the initial state: nothing is ever written back to it.
+        slots = [sequence.slot if sequence.slot >= 0 else self.slots.scratch for sequence in batch]
+        return self.slots.gather(torch.tensor(slots, device=self.device))
+
+    def _write_back(self, batch: list[Sequence], holding: list[int], after: State) -> None:
+        index = torch.tensor([batch[row].slot for row in holding], device=self.device)
+        if len(holding) < len(batch):
+            rows = torch.tensor(holding, device=self.device)
+            after = {name: value.index_select(0, rows) for name, value in after.items()}
+        self.slots.scatter(index, after)
+
+    def _next_inputs(self, batch: list[Sequence], rows: int) -> Tensor:
+        if self._kind == "tokens":
+            tokens = [s.last_token if s.remaining == 0 else int(s.inputs[s.position]) for s in batch]
+            return torch.tensor(tokens + [0] * (rows - len(batch)), device=self.device)
+        features = np.zeros((rows, self.model.shape.input_size), np.float32)
+        for row, sequence in enumerate(batch):
+            features[row] = sequence.inputs[sequence.position]
+        return torch.from_numpy(features).to(self.device)
+
+    def _empty(self, rows: int, steps: int | None) -> Tensor:
+        shape = (rows,) if steps is None else (rows, steps)
+        if self._kind == "tokens":
+            return torch.zeros(shape, dtype=torch.int64, device=self.device)
+        return torch.zeros((*shape, self.model.shape.input_size), device=self.device)
+
+    @property
+    def _kind(self) -> Literal["tokens", "features"]:
+        return self.model.shape.input
+
+
+def _stack(parts: list[Tensor]) -> Tensor | None:
+    """Rows of single calls as one batch; rows of different lengths are padded."""
+    if not parts:
+        return None
+    if parts[0].dim() < 3:
+        return torch.cat(parts)
+    widest = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, widest - part.shape[1])) for part in parts])
+
+
+def _numpy_dtype(kind: Literal["tokens", "features"]) -> type[np.generic]:
+    return np.int64 if kind == "tokens" else np.float32
+
+
+def _model_failed(exc: Exception) -> RequestError:
+    return RequestError(
+        f"The model failed on this input ({type(exc).__name__}); the server's log has the details. "
+        "Other requests are not affected. Check the input against GET /v1/models.",
+        status=500,
+        code="model_failed",
+    )

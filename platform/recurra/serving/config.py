@@ -1,0 +1,103 @@
+"""The `serve` section of the job file."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from recurra.config.section import Section
+
+
+class SessionConfig(Section):
+    """Recurrent sessions of one replica."""
+
+    ttl_s: float = Field(default=3600.0, gt=0)
+    """Seconds without a request after which a session expires."""
+    memory_bytes: int = Field(default=256 << 20, ge=1 << 16)
+    """Bytes of states that a replica keeps in memory; the least recently used ones are then read from the store again."""
+    per_key_limit: int = Field(default=100_000, ge=1)
+    """Live sessions that one replica holds in memory before it refuses to create more (429)."""
+    url: str | None = None
+    """Where states are written through to; null = `sessions` beside the registry."""
+    trust_s: float = Field(default=30.0, gt=0)
+    """Seconds that a replica believes its own copy of a session before it looks into the store for a newer one."""
+
+
+class AutoscalingConfig(Section):
+    """When replicas come and go. The signal is the engine's load, not open connections."""
+
+    target_load: float = Field(default=0.7, gt=0, le=1)
+    """Wanted (busy slots + queue) / slots of each replica."""
+    upscale_delay_s: float = Field(default=3.0, ge=0)
+    downscale_delay_s: float = Field(default=60.0, ge=0)
+    look_back_s: float = Field(default=5.0, gt=0)
+    """Window over which the load is averaged."""
+
+
+class ServeConfig(Section):
+    """How a model is served."""
+
+    model: str | None = None
+    """Reference such as `sms@production`; null = the model and alias of the `publish` section."""
+    replicas: int | tuple[int, int] = 1
+    """A number, or [min, max] = autoscaling; a minimum of 0 lets an idle service go."""
+    route_prefix: str = Field(default="/", pattern=r"^/([\w-]+(/[\w-]+)*)?$")
+    """Path under which the service answers."""
+    slots: int = Field(default=256, ge=1, le=65536)
+    """Sequences that one replica steps together (S)."""
+    max_queue: int = Field(default=1024, ge=1)
+    """Sequences that may wait in one replica; one more is answered with 429 and Retry-After."""
+    max_request_bytes: int = Field(default=1 << 20, ge=1 << 10)
+    """Largest request body; a longer one is answered with 413."""
+    max_steps_per_request: int = Field(default=4096, ge=1)
+    """Time steps of one input sequence; a longer one is answered with 413."""
+    max_instances: int = Field(default=256, ge=1)
+    """Sequences in one predict request."""
+    max_new_tokens: int = Field(default=1024, ge=1)
+    """Tokens that one completion may generate."""
+    encode_tokens: int = Field(default=8192, ge=16)
+    """Time steps, padding included, in one forward pass over whole sequences."""
+    chunk_steps: int = Field(default=256, ge=1)
+    """A longer input is read in chunks of so many steps, so that it cannot hold up the others."""
+    deadline_s: float = Field(default=30.0, gt=0)
+    """A request that is not answered by then gets 504, and its slot is free again."""
+    deterministic: bool = False
+    """Compute in batches of one fixed shape, so that no bit of an answer depends on its neighbours in the batch."""
+    cpus_per_replica: float = Field(default=1.0, ge=0)
+    gpus_per_replica: float = Field(default=0.0, ge=0)
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that torch computes with; null = the whole CPUs of the replica, at least 1."""
+    max_ongoing: int | None = Field(default=None, ge=1)
+    """Requests open at one replica; null = slots + max_queue + 64, so that the engine's own queue decides."""
+    shutdown_s: float = Field(default=20.0, gt=0)
+    """Seconds that a leaving replica may take to finish its requests."""
+    autoscaling: AutoscalingConfig = AutoscalingConfig()
+    sessions: SessionConfig = SessionConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> ServeConfig:
+        if isinstance(self.replicas, int):
+            if self.replicas < 1:
+                raise ValueError(
+                    f"serve.replicas is {self.replicas}. Set it to at least 1, or to [0, 4] to scale to zero."
+                )
+        elif not 0 <= self.replicas[0] <= self.replicas[1] or self.replicas[1] < 1:
+            low, high = self.replicas
+            raise ValueError(
+                f"serve.replicas is [{low}, {high}]. Write [min, max] with 0 <= min <= max and max at least 1."
+            )
+        return self
+
+    @property
+    def replica_range(self) -> tuple[int, int]:
+        """Fewest and most replicas."""
+        return (self.replicas, self.replicas) if isinstance(self.replicas, int) else self.replicas
+
+    @property
+    def torch_threads(self) -> int:
+        """Threads that torch computes with."""
+        return self.threads or max(1, int(self.cpus_per_replica))
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that Ray may hand to one replica at a time."""
+        return self.max_ongoing or self.slots + self.max_queue + 64

@@ -1,0 +1,406 @@
+"""The engine of one replica: S slots, stepped together. No HTTP, no Ray, no event loop.
+
+One tick = admit, gather, step, scatter, emit, retire; and beside it one forward pass over whole sequences, whose share
+of the tick is capped. A sequence joins at the next tick and leaves at once. All of it runs in one thread of its own,
+which waits on a condition when there is nothing to do: no timer forms batches, they form from whatever has come
+while the last one was computed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from recurra.errors import RequestError
+from recurra.models.sequence import SequenceModel
+from recurra.serving.compute import Compute
+from recurra.serving.config import ServeConfig
+from recurra.serving.encode import EncodeQueue
+from recurra.serving.engine_metrics import EngineMetrics
+from recurra.serving.finish import Finisher
+from recurra.serving.slots import Slots, StateLayout
+from recurra.serving.work import Event, Sequence
+
+log = logging.getLogger(__name__)
+
+Delivery = tuple[Sequence, Event]
+Post = Callable[[list[Delivery]], None]
+"""Takes everything that one tick has to say, on the engine's thread; must not block."""
+
+WARM_SIZES = (1, 2, 4, 8, 16, 32)
+LEAST_ENCODE_STEPS = 32
+"""Steps that a forward pass may take of a tick, however short the tick is."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What autoscaling and health look at."""
+
+    busy: int
+    """Sequences being computed."""
+    waiting: int
+    slots: int
+    tick_s: float
+    """Time of a tick, lately."""
+
+    @property
+    def ratio(self) -> float:
+        """(Busy + waiting) / slots."""
+        return (self.busy + self.waiting) / self.slots
+
+
+class Engine:
+    """Runs a model for many sequences at once.
+
+    Args:
+        model: In eval mode.
+        config: Slots, queue, budgets.
+        metrics: Where ticks are counted.
+        post: How results leave, such as `loop.call_soon_threadsafe` with `deliver`.
+        text_of: Text of tokens, for stop strings; None where the task has no text.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        config: ServeConfig,
+        metrics: EngineMetrics,
+        post: Post,
+        text_of: Callable[[list[int]], str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.layout = StateLayout(model.state_spec)
+        self._clock = clock
+        self._post = post
+        self._metrics = metrics
+        with torch.inference_mode():
+            device = next(model.parameters()).device
+            self._slots = Slots(self.layout, model.zero_state(1, device), config.slots, device)
+        self._compute = Compute(model, self._slots, deterministic=config.deterministic)
+        self._finisher = Finisher(self._slots, text_of, metrics, clock)
+        self._encode = EncodeQueue(config.chunk_steps if model.steppable else None)
+        self._inbox: deque[Sequence] = deque()
+        self._waiting: deque[Sequence] = deque()
+        self._stepping: list[Sequence] = []
+        self._events: list[Delivery] = []
+        self._next_deadline_s = float("inf")
+        self._cancelling = False
+        self._draining = False
+        self._stopping = False
+        self._idle = False
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._tick_s = 0.0
+        self._encode_step_s = 0.0
+        self._ticked_s = clock()
+
+    # Any thread.
+
+    def submit(self, sequences: list[Sequence]) -> None:
+        """Queue the sequences of one request, all or none.
+
+        Raises:
+            RequestError: 429 when the queue is full, 503 when the replica is leaving; both with `Retry-After`.
+        """
+        if self._draining or self._stopping:
+            raise RequestError(
+                "This replica is shutting down. Send the request again: another one takes it.",
+                status=503,
+                code="draining",
+                retry_after_s=1.0,
+            )
+        waiting = self.waiting
+        if waiting + len(sequences) > self.config.max_queue:
+            raise RequestError(
+                f"{waiting} sequences are waiting already, and serve.max_queue is {self.config.max_queue}. "
+                "Try again after the time in Retry-After.",
+                status=429,
+                code="queue_full",
+                retry_after_s=max(1.0, waiting * self._tick_s / max(1, self.config.slots)),
+            )
+        now = self._clock()
+        for sequence in sequences:
+            sequence.submitted_s = now
+        self._inbox.extend(sequences)
+        self._notify()
+
+    def cancel(self, sequences: list[Sequence]) -> None:
+        """Give the sequences up: their slots are free within a tick, and their listeners hear nothing more."""
+        for sequence in sequences:
+            sequence.cancelled = True
+        self._cancelling = True
+        self._notify()
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that no forward pass or step has seen yet, roughly."""
+        return len(self._inbox) + len(self._waiting) + len(self._encode)
+
+    @property
+    def load(self) -> Load:
+        busy = self._slots.used
+        return Load(busy, self.waiting, self.config.slots, self._tick_s)
+
+    @property
+    def healthy(self) -> bool:
+        """False once the thread is gone, or has been at one tick for longer than any request may take."""
+        alive = self._thread is not None and self._thread.is_alive()
+        return alive and (self._idle or self._clock() - self._ticked_s < 2 * self.config.deadline_s)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is queued or computed."""
+        return not (self._inbox or self._waiting or self._stepping or len(self._encode))
+
+    def start(self) -> None:
+        """Warm the model up and begin to tick, in a thread of its own. Returns when it is ready."""
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), name="recurra-engine", daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    def drain(self) -> None:
+        """Take no more sequences; those that are here go on."""
+        self._draining = True
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """End the thread; sequences that are still here fail with 503."""
+        self._stopping = True
+        self._notify()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    # The engine's thread.
+
+    def _run(self, ready: threading.Event) -> None:
+        torch.set_num_threads(self.config.torch_threads)
+        with torch.inference_mode():
+            try:
+                self._compute.warm_up([size for size in WARM_SIZES if size <= self.config.slots])
+            except Exception:
+                log.exception("The model failed while it was warmed up.")
+            ready.set()
+            while not self._stopping:
+                try:
+                    if not self.tick():
+                        self._sleep()
+                except Exception:
+                    # Our own bug: whoever waits must hear of it, and the next request must find an engine.
+                    log.exception("A tick of the engine failed.")
+                    self._fail_all(_internal())
+            self._fail_all(_stopped())
+
+    def tick(self) -> bool:
+        """One round; tests call it directly. False when there was nothing to do."""
+        self._ticked_s = begin = self._clock()
+        self._take_in()
+        if self._cancelling or begin >= self._next_deadline_s:
+            self._drop_leaving(begin)
+        self._admit(begin)
+        stepping = len(self._stepping)
+        if stepping:
+            self._step()
+            stepped_s = self._clock() - begin
+            self._tick_s += 0.1 * (stepped_s - self._tick_s)
+            self._metrics.step(stepped_s, stepping)
+        if len(self._encode):
+            self._forward(busy=stepping > 0)
+        elif not stepping:
+            self._flush()
+            return False
+        self._flush()
+        return True
+
+    def _sleep(self) -> None:
+        with self._wake:
+            self._idle = True
+            self._metrics.load(self.load)
+            # Set before the inbox is looked at, so that a `submit` that comes in between notifies.
+            while not (self._inbox or self._cancelling or self._stopping):
+                self._wake.wait()
+            self._idle = False
+
+    def _notify(self) -> None:
+        if self._idle:
+            with self._wake:
+                self._wake.notify()
+
+    def _take_in(self) -> None:
+        while self._inbox:
+            sequence = self._inbox.popleft()
+            self._next_deadline_s = min(self._next_deadline_s, sequence.deadline_s)
+            if sequence.needs_slot or self._steps_alone(sequence):
+                self._waiting.append(sequence)
+            else:
+                self._encode.add(sequence)
+
+    def _admit(self, now: float) -> None:
+        newcomers: list[Sequence] = []
+        while self._waiting and self._slots.free:
+            sequence = self._waiting.popleft()
+            sequence.slot = self._slots.take()
+            sequence.started_s = now
+            newcomers.append(sequence)
+        if not newcomers:
+            return
+        initial = self._slots.initial
+        self._slots.load([s.slot for s in newcomers], [initial if s.state is None else s.state for s in newcomers])
+        for sequence in newcomers:
+            self._finisher.begin(sequence)
+            self._place(sequence)
+
+    def _steps_alone(self, sequence: Sequence) -> bool:
+        """Whether a sequence that needs no slot must take one all the same, because it is read step by step or in chunks."""
+        if not self.model.steppable:
+            return False
+        return self.config.deterministic or sequence.remaining > self.config.chunk_steps
+
+    def _place(self, sequence: Sequence) -> None:
+        stepwise = self.model.steppable and (sequence.remaining <= 1 or self.config.deterministic)
+        if stepwise:
+            self._stepping.append(sequence)
+        else:
+            self._encode.add(sequence)
+
+    def _step(self) -> None:
+        done, outputs, failed = self._compute.step(self._stepping)
+        self._fail(failed)
+        stay: list[Sequence] = []
+        if outputs is not None:
+            for sequence in done:
+                if sequence.remaining:
+                    sequence.position += 1
+            self._emit(done, outputs, stay, stay)
+        self._stepping = stay
+
+    def _forward(self, *, busy: bool) -> None:
+        budget, longest = self.config.encode_tokens, None
+        if busy:
+            # As long as the step took, so that sequences which generate lose at most half of the time.
+            budget = longest = max(LEAST_ENCODE_STEPS, int(self._tick_s / max(self._encode_step_s, 1e-9)))
+        batch = self._encode.take(min(budget, self.config.encode_tokens), longest)
+        begin = self._clock()
+        for sequence, _ in batch:
+            sequence.started_s = sequence.started_s or begin
+        done, outputs, failed = self._compute.encode(batch)
+        steps = dict(batch)
+        self._fail(failed)
+        if outputs is not None:
+            again: list[Sequence] = []
+            for sequence in done:
+                sequence.position += steps[sequence]
+            self._emit(done, outputs, again, self._stepping, [steps[sequence] for sequence in done])
+            for sequence in again:
+                self._place(sequence)
+        spent_s = self._clock() - begin
+        width = max(steps.values())
+        self._encode_step_s += 0.2 * (spent_s / (width * len(batch)) - self._encode_step_s)
+        self._metrics.encode(spent_s, len(batch), width * len(batch) - sum(steps.values()))
+
+    def _emit(
+        self,
+        batch: list[Sequence],
+        outputs: torch.Tensor,
+        unread: list[Sequence],
+        generating: list[Sequence],
+        steps: list[int] | None = None,
+    ) -> None:
+        """Say what came out of a step or forward pass; sort the batch into those that have inputs left, those that go on
+        generating, and those that end here and leave their slots."""
+        ended = self._finisher.emit(batch, outputs, steps, self._events)
+        for sequence, over in zip(batch, ended, strict=True):
+            if over:
+                self._release(sequence)
+            elif sequence.remaining:
+                unread.append(sequence)
+            else:
+                generating.append(sequence)
+
+    def _drop_leaving(self, now: float) -> None:
+        """Forget sequences whose client is gone, and answer those whose time is up."""
+        self._cancelling = False
+        self._next_deadline_s = float("inf")
+        leaving: set[Sequence] = set()
+        for group in (self._waiting, self._encode, self._stepping):
+            for sequence in group:
+                if sequence.cancelled:
+                    leaving.add(sequence)
+                    self._metrics.finished("cancelled")
+                elif now >= sequence.deadline_s:
+                    leaving.add(sequence)
+                    self._events.append((sequence, _too_late(self.config.deadline_s)))
+                else:
+                    self._next_deadline_s = min(self._next_deadline_s, sequence.deadline_s)
+        if not leaving:
+            return
+        self._waiting = deque(s for s in self._waiting if s not in leaving)
+        self._stepping = [s for s in self._stepping if s not in leaving]
+        self._encode.remove(leaving)
+        for sequence in leaving:
+            self._release(sequence)
+
+    def _fail(self, failed: list[tuple[Sequence, RequestError]]) -> None:
+        for sequence, error in failed:
+            self._events.append((sequence, error))
+            self._release(sequence)
+
+    def _fail_all(self, error: RequestError) -> None:
+        self._take_in()
+        everyone = [*self._waiting, *self._encode, *self._stepping]
+        self._waiting.clear()
+        self._stepping = []
+        self._encode.remove(set(everyone))
+        self._fail([(sequence, error) for sequence in everyone])
+        self._flush()
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.slot >= 0:
+            self._slots.release([sequence.slot])
+            sequence.slot = -1
+
+    def _flush(self) -> None:
+        if self._events:
+            events, self._events = self._events, []
+            self._metrics.load(self.load)
+            self._post(events)
+
+
+def deliver(events: list[Delivery]) -> None:
+    """Hand every event to its listener; what `Post` ends in."""
+    for sequence, event in events:
+        if not sequence.cancelled:
+            sequence.listener(sequence, event)
+
+
+def _too_late(deadline_s: float) -> RequestError:
+    return RequestError(
+        f"The answer was not ready within {deadline_s:g} s (serve.deadline_s). Ask for fewer steps, or try again later.",
+        status=504,
+        code="deadline_exceeded",
+    )
+
+
+def _stopped() -> RequestError:
+    return RequestError(
+        "The replica stopped before the answer was ready. Send the request again.",
+        status=503,
+        code="draining",
+        retry_after_s=1.0,
+    )
+
+
+def _internal() -> RequestError:
+    return RequestError(
+        "The engine failed on its side; the server's log has the details. Send the request again.",
+        status=500,
+        code="internal_error",
+    )

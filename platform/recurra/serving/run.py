@@ -1,0 +1,39 @@
+"""The root section of a service: what `recurra deploy` starts and `recurra render k8s` writes down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from recurra.config.load import dump
+from recurra.config.section import Section
+from recurra.serving.config import ServeConfig
+
+IMPORT_PATH = "recurra.serving.deployment:build_app"
+"""What a Ray Serve application file names; it is called with `ServeRun.arguments()`."""
+
+
+class ServeRun(Section):
+    """One application: a model of a registry behind an HTTP endpoint."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)
+    """Name of the Ray Serve application."""
+    model: str
+    """Reference of the bundle: `name`, `name@alias` or `name@digest`."""
+    registry: str
+    """URL of the registry, such as `s3://recurra/registry`."""
+    serve: ServeConfig = ServeConfig()
+
+    def arguments(self) -> dict[str, Any]:
+        """What `build_app` takes, as JSON. No secret is in it: replicas read keys from their own environment."""
+        return {"name": self.name, "model": self.model, "registry": self.registry, "serve": dump(self.serve)}
+
+    def application(self) -> dict[str, Any]:
+        """One item of `applications` in Ray Serve's configuration file."""
+        return {
+            "name": self.name,
+            "route_prefix": self.serve.route_prefix,
+            "import_path": IMPORT_PATH,
+            "args": self.arguments(),
+        }
