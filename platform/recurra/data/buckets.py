@@ -1,0 +1,181 @@
+"""Buckets: whole sequences, shuffled in a window, grouped by length, padded per global batch. Pure: reads no data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurra.data.lengths import LengthIndex
+from recurra.data.manifest import Manifest
+from recurra.data.order import BlockOrder, Seed, order_blocks, run_blocks, running
+from recurra.data.plan import PlanOptions, Share, seed_of
+
+_MIN_RUNS = 8
+"""Runs of blocks that a shuffled window mixes, at least, however few sequences were asked for."""
+_MAX_WINDOW_BYTES = 32 << 20
+_JITTER_PER_MILLE = 10
+"""Lengths count up to 1 % longer when rows are grouped, so that an epoch's batches are not those of the last one."""
+_INDEX_BITS, _NOISE_BITS = 24, 16
+_LONGEST = 1 << 23
+"""Longer sequences are grouped as if they were this long: the sort key has no more bits."""
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPlan:
+    """The global batches of one window. Rows stand in the order of the batches, within a batch in the epoch's order."""
+
+    sequence: Ints
+    """[rows] number in the epoch's order."""
+    ids: Ints
+    lengths: Ints
+    start: Ints
+    """[rows] first step, in the epoch's order."""
+    cuts: Ints
+    """[batches + 1] first row of each batch."""
+    longest: Ints
+    """[batches] padded length S."""
+    tokens: Ints
+    """[batches] real steps."""
+
+    @property
+    def batches(self) -> int:
+        return len(self.longest)
+
+
+class BucketPlan:
+    """Windows of `window_sequences` sequences in the epoch's order; a batch never spans two windows."""
+
+    def __init__(self, manifest: Manifest, options: PlanOptions, lengths: LengthIndex) -> None:
+        self._manifest = manifest
+        self._options = options
+        self._lengths = lengths
+        self._first_id = running(manifest.blocks["sequences"])
+        self.window_sequences = _window_sequences(manifest, options)
+        self.windows = -(-manifest.sequences // self.window_sequences)
+
+    def order(self, epoch: int) -> BlockOrder:
+        """The blocks of the epoch."""
+        return order_blocks(self._manifest, seed_of(self._manifest, self._options, epoch), self._options.shuffle)
+
+    def batches(self, epoch: int) -> int:
+        """Global batches of the epoch; by tokens this reads all lengths, a window at a time."""
+        if self._options.batch_sequences is not None:
+            return -(-self._manifest.sequences // self._options.batch_sequences)
+        order = self.order(epoch)
+        return sum(
+            len(self._group(epoch, number, self._rows(order, number)[1])[1]) - 1 for number in range(self.windows)
+        )
+
+    def window(self, order: BlockOrder, epoch: int, number: int) -> WindowPlan:
+        """Plan one window; needs the lengths of its sequences and nothing else."""
+        ids, lengths, start = self._rows(order, number)
+        rows, cuts = self._group(epoch, number, lengths)
+        lengths = lengths[rows]
+        return WindowPlan(
+            sequence=rows + number * self.window_sequences,
+            ids=ids[rows],
+            lengths=lengths,
+            start=start[rows],
+            cuts=cuts,
+            longest=np.maximum.reduceat(lengths, cuts[:-1]),
+            tokens=np.add.reduceat(lengths, cuts[:-1]),
+        )
+
+    def share(self, window: WindowPlan, share: Share) -> tuple[Ints, Ints, Ints]:
+        """For each batch: the rank's first row, the row behind its last, and its rows with filler."""
+        counts = np.diff(window.cuts)
+        padded = np.full_like(counts, self._options.batch_sequences) if self._options.batch_sequences else counts
+        each = -(-padded // share.world_size)
+        first = np.minimum(window.cuts[:-1] + share.rank * each, window.cuts[1:])
+        return first, np.minimum(first + each, window.cuts[1:]), each
+
+    def _rows(self, order: BlockOrder, number: int) -> tuple[Ints, Ints, Ints]:
+        """Ids, lengths and first steps of a window's sequences, in the epoch's order."""
+        begin = number * self.window_sequences
+        end = min(begin + self.window_sequences, self._manifest.sequences)
+        first, behind = order.places_of_sequences(begin, end)
+        blocks = order.blocks[first:behind]
+        lengths = np.concatenate([self._lengths.of_blocks(*run) for run in _neighbours(blocks)]).astype(np.int64)
+        counts = self._manifest.blocks["sequences"][blocks]
+        ids = np.repeat(self._first_id[blocks] - running(counts)[:-1], counts) + np.arange(len(lengths))
+        start = order.first_step[first] + np.cumsum(lengths) - lengths
+        here = slice(begin - int(order.first_sequence[first]), end - int(order.first_sequence[first]))
+        return ids[here], lengths[here], start[here]
+
+    def _group(self, epoch: int, number: int, lengths: Ints) -> tuple[Ints, Ints]:
+        """Rows of the window in batch order, and where batches begin."""
+        shuffle = self._options.shuffle
+        seed = seed_of(self._manifest, self._options, epoch)
+        rows = _sort_by_length(lengths, seed.draw("lengths", number, len(lengths)) if shuffle else None)
+        cuts = _cut(lengths[rows], self._options)
+        batch = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
+        if shuffle:
+            place, cuts = _shuffle_batches(cuts, seed, number, keep_last=self._options.batch_sequences is not None)
+            batch = place[batch]
+        # Rows of a batch stand in the epoch's order, so that each rank's rows come from few blocks.
+        keys = (batch.astype(np.uint64) << np.uint64(_INDEX_BITS)) | rows.astype(np.uint64)
+        keys.sort()
+        return (keys & np.uint64((1 << _INDEX_BITS) - 1)).astype(np.int64), cuts
+
+
+def _window_sequences(manifest: Manifest, options: PlanOptions) -> int:
+    table = manifest.blocks
+    count = options.bucket_window
+    if options.shuffle:
+        count = max(count, _MIN_RUNS * run_blocks(manifest) * manifest.sequences // len(table))
+    count = min(count, _MAX_WINDOW_BYTES * manifest.sequences // int(table["bytes"].sum()), 1 << (_INDEX_BITS - 1))
+    rows = options.batch_sequences or 1
+    return max(1, count // rows) * rows
+
+
+def _neighbours(blocks: Ints) -> list[tuple[int, int]]:
+    """Runs (first, behind the last) of consecutive numbers."""
+    breaks = np.flatnonzero(np.diff(blocks) != 1) + 1
+    return [(int(part[0]), int(part[-1]) + 1) for part in np.split(blocks, breaks)]
+
+
+def _sort_by_length(lengths: Ints, noise: NDArray[np.uint64] | None) -> Ints:
+    """Rows from short to long; `noise` decides among those of about the same length."""
+    keys = np.minimum(lengths, _LONGEST).astype(np.uint64) << np.uint64(_NOISE_BITS)
+    if noise is not None:
+        keys += noise % np.maximum(np.uint64(1 << _NOISE_BITS), keys // np.uint64(1000) * np.uint64(_JITTER_PER_MILLE))
+    keys <<= np.uint64(_INDEX_BITS)
+    keys |= np.arange(len(lengths), dtype=np.uint64)
+    keys.sort()
+    return (keys & np.uint64((1 << _INDEX_BITS) - 1)).astype(np.int64)
+
+
+def _cut(lengths: Ints, options: PlanOptions) -> Ints:
+    """Where batches begin, and the end."""
+    count = len(lengths)
+    if options.batch_sequences is not None:
+        return np.append(np.arange(0, count, options.batch_sequences), count)
+    assert options.batch_tokens is not None
+    longest = np.maximum.accumulate(lengths).tolist()
+    cuts = [0]
+    while cuts[-1] < count:
+        first = cuts[-1]
+        low, high = first + 1, min(count, first + max(1, options.batch_tokens // longest[first]))
+        while low < high:  # the largest stop whose rows still fit; one row always does
+            middle = (low + high + 1) // 2
+            if (middle - first) * longest[middle - 1] <= options.batch_tokens:
+                low = middle
+            else:
+                high = middle - 1
+        cuts.append(low)
+    return np.array(cuts, np.int64)
+
+
+def _shuffle_batches(cuts: Ints, seed: Seed, number: int, keep_last: bool) -> tuple[Ints, Ints]:
+    """The new number of each batch, and where the new batches begin; a short last one may stay the last."""
+    sizes = np.diff(cuts)
+    old = seed.permutation("batches", number, len(sizes))
+    if keep_last and sizes[-1] != sizes[0]:
+        old = np.append(old[old != len(sizes) - 1], len(sizes) - 1)
+    new = np.empty_like(old)
+    new[old] = np.arange(len(old))
+    return new, running(sizes[old])

@@ -1,0 +1,78 @@
+"""The side index: how long each sequence is, known without fetching any data."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurra.data.manifest import Manifest, Segment
+from recurra.errors import IntegrityError
+from recurra.storage.url import open_store
+
+_WHOLE_BYTES = 16 << 20
+"""A segment's index up to this size is read at once and kept; of a larger one only the slices asked for."""
+
+
+class LengthIndex:
+    """Lengths of the sequences of a dataset. Safe to use from several threads."""
+
+    def __init__(self, url: str, manifest: Manifest) -> None:
+        self._url = url
+        self._segments = manifest.segments
+        self._blocks = manifest.blocks
+        self._lock = Lock()
+        self._whole: dict[int, NDArray[np.uint32]] = {}
+        counts = [sum(len(shard.blocks) for shard in segment.shards) for segment in manifest.segments]
+        self._first_block = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._first_sequence = np.concatenate([[0], np.cumsum(self._blocks["sequences"])])
+
+    def all(self) -> NDArray[np.uint32]:
+        """[sequences] the whole index."""
+        parts = [self._read_whole(segment) for segment in self._segments]
+        return np.concatenate([np.zeros(0, np.uint32), *parts])
+
+    def of_blocks(self, first: int, stop: int) -> NDArray[np.uint32]:
+        """Lengths of the sequences that start in blocks `first` to `stop` - 1."""
+        parts = []
+        while first < stop:
+            number = int(np.searchsorted(self._first_block, first, "right")) - 1
+            end = min(stop, int(self._first_block[number + 1]))
+            parts.append(self._of_segment(number, first, end))
+            first = end
+        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.uint32), *parts])
+
+    def _of_segment(self, number: int, first: int, stop: int) -> NDArray[np.uint32]:
+        segment = self._segments[number]
+        base = self._first_sequence[self._first_block[number]]
+        start, end = (int(self._first_sequence[block] - base) for block in (first, stop))
+        if segment.sequences * np.dtype(segment.lengths_dtype).itemsize <= _WHOLE_BYTES:
+            with self._lock:
+                if number not in self._whole:
+                    self._whole[number] = self._read_whole(segment)
+            return self._whole[number][start:end]
+        return self._read_slice(segment, first, stop, start)
+
+    def _read_whole(self, segment: Segment) -> NDArray[np.uint32]:
+        data = open_store(self._url).read(segment.lengths_key)
+        if hashlib.sha256(data).hexdigest() != segment.lengths_sha256:
+            raise IntegrityError(
+                f"{self._url}/{segment.lengths_key} was altered: its SHA-256 is not the manifest's. Restore it."
+            )
+        return np.frombuffer(data, segment.lengths_dtype).astype(np.uint32)
+
+    def _read_slice(self, segment: Segment, first: int, stop: int, start: int) -> NDArray[np.uint32]:
+        size = np.dtype(segment.lengths_dtype).itemsize
+        counts = self._blocks["sequences"][first:stop]
+        total = int(counts.sum())
+        data = open_store(self._url).read(segment.lengths_key, start * size, total * size)
+        ends = np.cumsum(counts) * size
+        for block, low, high in zip(range(first, stop), ends - counts * size, ends, strict=True):
+            if zlib.crc32(data[low:high]) != self._blocks["lengths_crc32"][block]:
+                raise IntegrityError(
+                    f"{self._url}/{segment.lengths_key} was altered where it describes block {block}. Restore it."
+                )
+        return np.frombuffer(data, segment.lengths_dtype).astype(np.uint32)

@@ -1,0 +1,154 @@
+"""Runs ahead of the consumer: fetches the blocks of coming chunks within a byte budget and assembles the next one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field
+from functools import partial
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+
+from recurra.data.columns import Rows
+from recurra.data.manifest import Manifest
+from recurra.data.reader import BlockReader
+from recurra.data.stream import Assembled, Chunk, Stream
+
+_POLL_S = 0.2
+_MAX_AHEAD = 32
+"""Chunks that are planned ahead, however small they are."""
+
+
+@dataclass(eq=False)
+class _Held:
+    """A block that some coming chunk needs."""
+
+    future: Future[Rows]
+    bytes: int
+    users: int = 0
+
+
+@dataclass(eq=False)
+class _Planned:
+    chunk: Chunk
+    held: dict[int, _Held] = field(default_factory=dict)
+
+
+class Prefetcher:
+    """One background thread over the reader's threads. `next` gives chunks in order, and raises what went wrong there."""
+
+    def __init__(self, reader: BlockReader, manifest: Manifest, stream: Stream, budget_bytes: int) -> None:
+        self._reader = reader
+        self._manifest = manifest
+        self._stream = stream
+        self._budget = budget_bytes
+        self._ready: Queue[Assembled | BaseException | None] = Queue(maxsize=1)
+        self._stopping = Event()
+        self._held: dict[tuple[int, int], _Held] = {}
+        self._held_bytes = 0
+        self._thread: Thread | None = None
+
+    def start(self, chunks: Iterator[Chunk]) -> None:
+        """Begin with the first of these chunks."""
+        self._thread = Thread(target=self._run, args=(chunks,), name="recurra-prefetch", daemon=True)
+        self._thread.start()
+
+    def next(self) -> Assembled | None:
+        """The next chunk once it is there; None behind the last.
+
+        Raises:
+            Exception: Whatever fetching or assembling raised.
+        """
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def stop(self) -> None:
+        """End the threads; requests that are under way finish by themselves and are thrown away."""
+        self._stopping.set()
+        self._reader.close()
+        while True:
+            try:
+                self._ready.get_nowait()
+            except Empty:
+                break
+
+    def _run(self, chunks: Iterator[Chunk]) -> None:
+        try:
+            for assembled in self._assembled(chunks):
+                self._put(assembled)
+            self._put(None)
+        except _StoppedError:
+            pass
+        except Exception as exc:  # noqa: BLE001 - the consumer raises it
+            self._put(exc)
+
+    def _assembled(self, chunks: Iterator[Chunk]) -> Iterator[Assembled]:
+        ahead: deque[_Planned] = deque()
+        more = True
+        while more or ahead:
+            while more and (not ahead or (self._held_bytes < self._budget and len(ahead) < _MAX_AHEAD)):
+                chunk = next(chunks, None)
+                if chunk is None:
+                    more = False
+                else:
+                    ahead.append(self._request(chunk))
+            if ahead:
+                yield self._assemble(ahead.popleft())
+
+    def _request(self, chunk: Chunk) -> _Planned:
+        planned = _Planned(chunk)
+        missing = {}
+        for place in chunk.places.tolist():
+            held = self._held.get((chunk.epoch, place))
+            if held is None:
+                missing[int(chunk.order.blocks[place])] = place
+            else:
+                planned.held[place] = held
+        prepare = partial(self._prepare, chunk, missing)
+        for block, future in self._reader.submit(list(missing), prepare).items():
+            held = _Held(future, int(self._manifest.blocks["bytes"][block]))
+            self._held[chunk.epoch, missing[block]] = planned.held[missing[block]] = held
+            self._held_bytes += held.bytes
+        for held in planned.held.values():
+            held.users += 1
+        return planned
+
+    def _prepare(self, chunk: Chunk, places: dict[int, int], block: int, rows: Rows) -> Rows:
+        return self._stream.prepare(chunk, places[block], rows)
+
+    def _assemble(self, planned: _Planned) -> Assembled:
+        rows = {place: self._wait(held.future) for place, held in planned.held.items()}
+        assembled = planned.chunk.assemble(rows)
+        for place, held in planned.held.items():
+            held.users -= 1
+            if not held.users:
+                del self._held[planned.chunk.epoch, place]
+                self._held_bytes -= held.bytes
+        return assembled
+
+    def _wait(self, future: Future[Rows]) -> Rows:
+        while not self._stopping.is_set():
+            try:
+                return future.result(timeout=_POLL_S)
+            except CancelledError:
+                break
+            except FutureTimeout:
+                if future.done():
+                    raise
+        raise _StoppedError
+
+    def _put(self, item: Assembled | BaseException | None) -> None:
+        while not self._stopping.is_set():
+            try:
+                return self._ready.put(item, timeout=_POLL_S)
+            except Full:
+                continue
+        raise _StoppedError
+
+
+class _StoppedError(Exception):
+    """The consumer has gone."""
