@@ -1,0 +1,45 @@
+"""Every event of a run, doing nothing. A callback overrides those that concern it."""
+
+from __future__ import annotations
+
+from recurra.data.batch import Batch
+from recurra.training.evaluation import Evaluation
+from recurra.training.step import StepResult, Wishes
+from recurra.training.trainer import Due, Trainer
+
+
+class Callback:
+    """One concern of a run, on every rank. Events come in the order of the methods below."""
+
+    def started(self, trainer: Trainer) -> None:
+        """Everything is built, and restored from a checkpoint if there was one."""
+
+    def wishes(self) -> Wishes:
+        """What this rank wants after the coming update; all ranks then get it."""
+        return Wishes()
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        """An update was made; what is due now. Must give the same on all ranks."""
+        return Due()
+
+    def evaluating(self, trainer: Trainer, done: int) -> None:
+        """A batch of an evaluation was computed, the `done`-th."""
+
+    def evaluated(self, trainer: Trainer, evaluation: Evaluation, improved: bool) -> Due:
+        """An evaluation ended; `improved` = the best so far. Must give the same on all ranks."""
+        return Due()
+
+    def saving(self, trainer: Trainer) -> None:
+        """A checkpoint is about to be written."""
+
+    def saved(self, trainer: Trainer, size_bytes: int, seconds: float) -> None:
+        """A checkpoint was committed."""
+
+    def finished(self, trainer: Trainer, reason: str) -> None:
+        """The run has ended as it should; `reason` says why now."""
+
+    def failed(self, trainer: Trainer, error: BaseException) -> None:
+        """The loop is left by an exception, which goes on behind the last callback."""
+
+    def closed(self) -> None:
+        """The last event of every run, however it ended: release what `started` took."""

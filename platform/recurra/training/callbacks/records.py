@@ -1,0 +1,131 @@
+"""The run's own log in the store: one record a step, an evaluation, a checkpoint, an attempt; what the report is made of.
+
+    metrics/000000000101.jsonl    steps 101 to the next checkpoint, written just before that checkpoint is committed
+    metrics/tail.jsonl            steps since then, rewritten now and then for whoever follows the run
+    events/<attempt>.jsonl        what happened in one attempt: start, evaluations, checkpoints, end
+
+A resume drops the step records behind its checkpoint, since the steps are made again: the log holds each step once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from recurra.data.batch import Batch
+from recurra.errors import StorageError
+from recurra.storage.store import Store
+from recurra.training.callbacks.base import Callback
+from recurra.training.evaluation import Evaluation
+from recurra.training.step import StepResult
+from recurra.training.trainer import Due, Trainer
+
+TAIL = "metrics/tail.jsonl"
+
+
+class KeepRecords(Callback):
+    """Writes the log; on rank 0 only, since all numbers are the same on all ranks.
+
+    Args:
+        store: Of the run.
+        attempt: Names the file of this attempt's events.
+        tail_s: Seconds between two writes of the tail.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(
+        self, store: Store, *, attempt: str, tail_s: float = 10.0, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._attempt = attempt
+        self._tail_s = tail_s
+        self._clock = clock
+        self._first_step = 1
+        self._steps: list[str] = []
+        self._events: list[str] = []
+        self._last_s = 0.0
+        self._written_s = 0.0
+        self._wait_s = 0.0
+
+    def started(self, trainer: Trainer) -> None:
+        self._first_step = trainer.progress.step + 1
+        for info in list(self._store.list("metrics/")):
+            if info.key == TAIL or _first_step_of(info.key) > trainer.progress.step:
+                self._store.delete(info.key)
+        self._last_s = self._written_s = self._clock()
+        self._wait_s = trainer.train.wait_s
+        self._note("started", trainer, workers=trainer.ranks.size, resumed_from=trainer.resumed_from)
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        now_s, wait_s = self._clock(), trainer.train.wait_s
+        record: dict[str, Any] = {
+            "step": trainer.progress.step,
+            "epoch": batch.epoch,
+            "loss": _finite(result.loss),
+            "items": result.count,
+            "learning_rate": result.learning_rate,
+            "gradient_norm": _finite(result.gradient_norm),
+            "tokens": result.tokens,
+            "padded_tokens": result.padded_tokens,
+            "time": round(now_s, 3),
+            "seconds": round(now_s - self._last_s, 6),
+            "wait_seconds": round(wait_s - self._wait_s, 6),
+        }
+        if result.layer_norms:
+            record["layer_norms"] = {name: _finite(value) for name, value in result.layer_norms.items()}
+        self._last_s, self._wait_s = now_s, wait_s
+        self._steps.append(_line(record))
+        if now_s - self._written_s >= self._tail_s:
+            self._store.write(TAIL, "".join(self._steps).encode())
+            self._write_events()
+        return Due()
+
+    def evaluated(self, trainer: Trainer, evaluation: Evaluation, improved: bool) -> Due:
+        self._note("evaluated", trainer, metrics=evaluation.metrics, improved=improved)
+        return Due()
+
+    def saving(self, trainer: Trainer) -> None:
+        # Before the commit: a committed checkpoint has all records up to its step.
+        self._store.write(f"metrics/{self._first_step:012d}.jsonl", "".join(self._steps).encode())
+        self._steps.clear()
+        self._first_step = trainer.progress.step + 1
+
+    def saved(self, trainer: Trainer, size_bytes: int, seconds: float) -> None:
+        self._note("saved", trainer, size_bytes=size_bytes, seconds=round(seconds, 6))
+        self._last_s = self._clock()
+
+    def finished(self, trainer: Trainer, reason: str) -> None:
+        self._note("finished", trainer, reason=reason)
+        self._write_events()
+        self._store.delete(TAIL)
+
+    def failed(self, trainer: Trainer, error: BaseException) -> None:
+        self._note("failed", trainer, error=f"{type(error).__name__}: {error}")
+        # What ended the run matters more than a store that does not answer now.
+        with suppress(StorageError):
+            self._write_events()
+
+    def _note(self, event: str, trainer: Trainer, **fields: Any) -> None:
+        record = {"event": event, "step": trainer.progress.step, "time": round(self._clock(), 3), **fields}
+        self._events.append(_line({"attempt": self._attempt, **record}))
+
+    def _write_events(self) -> None:
+        self._written_s = self._clock()
+        self._store.write(f"events/{self._attempt}.jsonl", "".join(self._events).encode())
+
+
+def _first_step_of(key: str) -> int:
+    return int(key.removeprefix("metrics/").removesuffix(".jsonl"))
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN."""
+    return value if math.isfinite(value) else None
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, separators=(",", ":")) + "\n"

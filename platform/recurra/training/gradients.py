@@ -1,0 +1,57 @@
+"""All gradients of a model as one flat buffer: cleared, summed over ranks, measured and clipped in single calls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recurra.training.config import GradientClipConfig
+from recurra.training.ranks import Ranks
+
+
+class FlatGradients:
+    """Owns the `.grad` of every trained parameter: each is a view into `flat`.
+
+    Behind the gradients the buffer has `tail` slots for sums that travel with them, so that an update costs one
+    collective call, however many facts the ranks exchange.
+    """
+
+    def __init__(self, model: nn.Module, *, tail: int) -> None:
+        named = sorted((name, value) for name, value in model.named_parameters() if value.requires_grad)
+        sizes = [value.numel() for _, value in named]
+        self._size = sum(sizes)
+        self._buffer = torch.zeros(self._size + tail, dtype=torch.float32, device=named[0][1].device)
+        self.flat = self._buffer[: self._size]
+        self.tail = self._buffer[self._size :]
+        self.parameters = {name: value for name, value in named}
+        self.views: dict[str, Tensor] = {}
+        for (name, value), piece in zip(named, torch.split(self.flat, sizes), strict=True):
+            self.views[name] = piece.view_as(value)
+            value.grad = self.views[name]
+
+    def clear(self) -> None:
+        """Set gradients and tail to zero."""
+        self._buffer.zero_()
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Replace gradients and tail by their sums over all ranks."""
+        ranks.sum_in_place(self._buffer)
+
+    def norm(self) -> Tensor:
+        """Euclidean norm of all gradients together; a scalar, NaN or infinite when one of them is."""
+        norm: Tensor = torch.linalg.vector_norm(self.flat)
+        return norm
+
+    def norms(self) -> dict[str, float]:
+        """Euclidean norm of each parameter's gradient."""
+        values = torch._foreach_norm(list(self.views.values()))
+        return dict(zip(self.views, torch.stack(values).tolist(), strict=True))
+
+    def clip(self, config: GradientClipConfig, norm: float) -> None:
+        """Limit the gradients by value, then by norm; `norm` is what `norm()` gave before."""
+        if config.value is not None:
+            self.flat.clamp_(-config.value, config.value)
+            if config.norm is not None:
+                norm = self.norm().item()
+        if config.norm is not None and norm > config.norm:
+            self.flat.mul_(config.norm / norm)

@@ -1,0 +1,64 @@
+"""How far a run is: everything besides tensors that a resume needs. The same on all ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from recurra.data.batch import Batch
+from recurra.training.step import StepResult
+
+
+@dataclass
+class Progress:
+    """Counters after the last update; `to_json` is part of each checkpoint."""
+
+    step: int = 0
+    """Updates so far, skipped ones included."""
+    position: dict[str, int | str] | None = None
+    """Of the data pipeline after the last batch; None before the first."""
+    epoch: int = 0
+    """Of the last batch, 0-based."""
+    tokens: int = 0
+    """Real time steps that the updates saw."""
+    items: float = 0.0
+    """Counted items of the loss that the updates saw."""
+    elapsed_s: float = 0.0
+    """Wall-clock time of all attempts, up to the last update."""
+    nonfinite: int = 0
+    """Updates in a row that were skipped because their gradient was not finite."""
+    best_step: int | None = None
+    """The evaluated step with the best objective so far."""
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    evaluations_since_best: int = 0
+    last_evaluated: int = 0
+    """Step of the last evaluation."""
+
+    def advance(self, batch: Batch, result: StepResult) -> None:
+        """Count one update."""
+        self.step += 1
+        self.position = batch.position
+        self.epoch = batch.epoch
+        self.tokens += result.tokens
+        self.items += result.count
+        self.nonfinite = self.nonfinite + 1 if result.skipped else 0
+
+    def judge(self, metrics: dict[str, float], objective: tuple[str, Literal["min", "max"]]) -> bool:
+        """Note an evaluation of the current step; True when its objective is the best so far."""
+        name, direction = objective
+        value, best = metrics[name], self.best_metrics.get(name)
+        better = not math.isnan(value) and (best is None or (value < best if direction == "min" else value > best))
+        if better:
+            self.best_step, self.best_metrics, self.evaluations_since_best = self.step, metrics, 0
+        else:
+            self.evaluations_since_best += 1
+        self.last_evaluated = self.step
+        return better
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Progress:
+        return cls(**value)

@@ -1,0 +1,120 @@
+"""What is written down when a run starts, and what a later start may not change."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import recurra
+from recurra.config.load import dump
+from recurra.data.dataset import Dataset
+from recurra.errors import ConfigError, NotFoundError
+from recurra.storage.store import Store
+from recurra.training.run import TrainRun
+
+JOB = "job.json"
+ENVIRONMENT = "environment.json"
+DATA = "data.json"
+_PACKAGES = ("recurra", "torch", "ray", "pyarrow", "numpy", "safetensors", "pydantic", "boto3")
+_FIXED = (
+    "task",
+    "model",
+    "data.train",
+    "data.mode",
+    "data.shuffle",
+    "data.shuffle_window",
+    "train.global_batch",
+    "train.truncated_bptt",
+    "train.optimizer",
+    "train.ema",
+    "train.seed",
+)
+"""What decides the meaning of a checkpoint: weights, moments, position in the data."""
+
+
+def check_against_earlier_start(run: TrainRun, store: Store) -> None:
+    """A run of this name that was started before must have been this run.
+
+    Raises:
+        ConfigError: A setting differs that the checkpoints depend on.
+    """
+    try:
+        earlier = json.loads(store.read(JOB))
+    except NotFoundError:
+        return
+    now = dump(run)
+    for path in _FIXED:
+        before, after = _at(earlier, path), _at(now, path)
+        if before != after:
+            raise ConfigError(
+                f"Run '{run.name}' was started with {path} = {_shown(before)}, now it is {_shown(after)}. "
+                "Undo that, or give this run another name."
+            )
+
+
+def keep_facts(run: TrainRun, store: Store) -> dict[str, Any]:
+    """Write job.json, environment.json and, the first time, data.json; gives the content of data.json."""
+    store.write(JOB, json.dumps(dump(run), indent=1).encode())
+    store.write(ENVIRONMENT, json.dumps(environment(), indent=1).encode())
+    try:
+        kept: dict[str, Any] = json.loads(store.read(DATA))
+    except NotFoundError:
+        kept = {"train": _version_of(run.data.train), "eval": _version_of(run.data.eval)}
+        store.write(DATA, json.dumps(kept, indent=1).encode())
+    return kept
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what matters, and the commit of the source tree when there is one."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git": git_state(Path(recurra.__file__).parent),
+    }
+
+
+def git_state(directory: Path) -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None outside a repository or without git."""
+    try:
+        commit = _git(directory, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(directory: Path, *words: str) -> str:
+    command = ["git", "-C", str(directory), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _version_of(url: str | None) -> dict[str, Any] | None:
+    """The newest version of a dataset: what is appended to it later is not part of the run."""
+    if url is None:
+        return None
+    dataset = Dataset.open(url)
+    return {"url": url, "version": dataset.version, "digest": dataset.digest, "sequences": dataset.sequences}
+
+
+def _at(values: dict[str, Any], path: str) -> Any:
+    node: Any = values
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,196 @@
+"""One update of the weights: arrays, forward, loss, backward, sum over ranks, clip, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from recurra.data.batch import Batch
+from recurra.models.sequence import SequenceModel
+from recurra.models.state import State
+from recurra.tasks.base import Loss, Task
+from recurra.training.average import WeightAverage
+from recurra.training.config import TrainConfig
+from recurra.training.gradients import FlatGradients
+from recurra.training.lanes import LaneStates
+from recurra.training.optim import build_optimizer, learning_rate, set_learning_rate
+from recurra.training.ranks import Ranks
+
+_TOTAL, _COUNT, _PADDED, _SAVE, _STOP = range(5)
+"""Slots behind the gradients in the buffer that is summed over ranks."""
+
+LAYERS_EVERY = 10
+"""Steps between two measurements of each parameter's gradient norm."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What this rank would like to happen after the next update; it happens on all ranks when one wants it."""
+
+    save: bool = False
+    stop: bool = False
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One update, in numbers that are the same on all ranks."""
+
+    loss: float
+    """Mean over the counted items of the global batch."""
+    count: float
+    """Items counted: tokens, sequences, ..."""
+    gradient_norm: float
+    """Before clipping; NaN or infinite when the update was skipped."""
+    learning_rate: float
+    tokens: int
+    """Real time steps of the global batch."""
+    padded_tokens: int
+    """Time steps of the global batch, padding included."""
+    wishes: Wishes
+    """Of all ranks together."""
+    layer_norms: dict[str, float] = field(default_factory=dict)
+    """Euclidean norm of each parameter's gradient before clipping; empty at most steps."""
+
+    @property
+    def skipped(self) -> bool:
+        return not np.isfinite(self.gradient_norm)
+
+
+class TrainStep:
+    """Owns everything that an update changes: weights, gradients, optimizer, average, carried states."""
+
+    def __init__(self, task: Task, model: SequenceModel, config: TrainConfig, ranks: Ranks, *, device: str) -> None:
+        regularisation = model.config.regularisation
+        self.task = task
+        self.model = model.to(device)
+        self.config = config
+        self.ranks = ranks
+        self.device = device
+        self.optimizer = build_optimizer(model, config, l2=regularisation.l2)
+        self.gradients = FlatGradients(model, tail=5)
+        self.average = WeightAverage(model, config.ema) if config.ema is not None else None
+        self.lanes = LaneStates(model, device)
+        self._l1 = regularisation.l1
+        self._autocast = config.precision == "bf16-mixed"
+
+    def __call__(self, batch: Batch, step: int, steps: int, wishes: Wishes = Wishes()) -> StepResult:
+        """Update the weights from this rank's rows of a global batch.
+
+        Args:
+            batch: The rows of this rank.
+            step: Number of this update, from 1; decides the learning rate and, with seed and rank, all randomness.
+            steps: Updates of the whole run.
+            wishes: What this rank wants afterwards.
+        """
+        self.model.train()
+        self.gradients.clear()
+        torch.manual_seed(_mix(self.config.seed, step, self.ranks.rank))
+        tail = self.gradients.tail
+        for loss in self._losses(batch):
+            if loss.total.requires_grad:  # not when all rows are filler
+                loss.total.backward()  # type: ignore[no-untyped-call]
+            tail[_TOTAL] += loss.total.detach()
+            tail[_COUNT] += loss.count
+        tail[_PADDED] = _computed_steps(batch, self.task.lookahead)
+        tail[_SAVE], tail[_STOP] = wishes.save, wishes.stop
+        self.gradients.sum_over(self.ranks)
+        total, count, padded, save, stop = tail.tolist()
+        rate = learning_rate(self.config, step, steps)
+        norm = self._average_gradient(count)
+        layer_norms = self.gradients.norms() if step % LAYERS_EVERY == 0 else {}
+        if np.isfinite(norm):
+            self._update(norm, rate)
+        return StepResult(
+            loss=total / max(count, 1.0),
+            count=count,
+            gradient_norm=norm,
+            learning_rate=rate,
+            tokens=batch.global_tokens,
+            padded_tokens=int(padded),
+            wishes=Wishes(save=save > 0, stop=stop > 0),
+            layer_norms=layer_norms,
+        )
+
+    def published_weights(self) -> AbstractContextManager[None]:
+        """Inside the block the model holds the weights that are evaluated and published: the average, if there is one."""
+        return self.average.in_place() if self.average is not None else nullcontext()
+
+    def _losses(self, batch: Batch) -> Iterator[Loss]:
+        """The loss of each part of this rank's rows; the states of lanes are carried on at the end."""
+        state = self.lanes.take(batch.lanes) if batch.lanes is not None else None
+        ends: list[State] = []
+        for rows in _parts(len(batch.lengths), self.config.accumulate):
+            start = {name: value[rows] for name, value in state.items()} if state is not None else None
+            end, loss = self._forward(_rows_of(batch, rows), start)
+            ends.append(end)
+            yield loss
+        if batch.lanes is not None:
+            self.lanes.put(batch.lanes, {name: torch.cat([end[name] for end in ends]) for name in ends[0]})
+
+    def _forward(self, batch: Batch, state: State | None) -> tuple[State, Loss]:
+        tensors = self.task.tensors(batch, self.device)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast):
+            outputs, end = self.model(tensors.inputs, state, tensors.lengths, tensors.reset)
+        return end, self.task.loss(outputs.float(), tensors)
+
+    def _average_gradient(self, count: float) -> float:
+        """Divide the summed gradients by the global count and add the L1 term; gives their norm."""
+        gradients = self.gradients
+        gradients.flat.div_(max(count, 1.0))
+        if self._l1:
+            for name, view in gradients.views.items():
+                if view.dim() > 1:
+                    view.add_(gradients.parameters[name].detach().sign(), alpha=self._l1)
+        return float(gradients.norm().item())
+
+    def _update(self, norm: float, rate: float) -> None:
+        self.gradients.clip(self.config.gradient_clip, norm)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
+
+
+def _computed_steps(batch: Batch, lookahead: int) -> int:
+    """Time steps of this rank's rows with their padding; the lookahead of lanes comes again in the next window."""
+    rows, steps = batch.reset.shape
+    return int(rows * (steps - (lookahead if batch.lanes is not None else 0)))
+
+
+def _parts(rows: int, wanted: int) -> list[slice]:
+    """`wanted` nearly equal slices of `rows` rows, fewer when there are fewer rows."""
+    edges = np.linspace(0, rows, min(wanted, rows) + 1).astype(int).tolist()
+    return [slice(start, end) for start, end in pairwise(edges)]
+
+
+def _rows_of(batch: Batch, rows: slice) -> Batch:
+    if rows == slice(0, len(batch.lengths)):
+        return batch
+    return replace(
+        batch,
+        columns={name: values[rows] for name, values in batch.columns.items()},
+        lengths=batch.lengths[rows],
+        reset=batch.reset[rows],
+        ids=batch.ids[rows],
+        weight=batch.weight[rows],
+        lanes=None if batch.lanes is None else batch.lanes[rows],
+    )
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """A 63-bit seed for all randomness of one update on one rank; so that no generator's state has to be kept.
+
+    The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
+    """
+    z = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + rank * 0x8CB92BA72F3D8DD7) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return (z ^ (z >> 31)) >> 1
+
+
+_MASK = (1 << 64) - 1

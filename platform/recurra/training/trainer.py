@@ -1,0 +1,117 @@
+"""The pieces of a run, and the few operations that the loop is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from recurra.data.batch import Batch
+from recurra.errors import DivergedError
+from recurra.training.checkpoint import Checkpoints, Loaded
+from recurra.training.config import TrainConfig
+from recurra.training.evaluation import Evaluation, evaluate
+from recurra.training.progress import Progress
+from recurra.training.ranks import Ranks
+from recurra.training.snapshot import put_snapshot, take_snapshot
+from recurra.training.sources import Batches
+from recurra.training.step import StepResult, TrainStep, Wishes
+
+
+@dataclass(frozen=True)
+class Due:
+    """What follows an update."""
+
+    evaluate: bool = False
+    save: bool = False
+    end: str | None = None
+    """Why the run ends now."""
+
+    def __or__(self, other: Due) -> Due:
+        return Due(self.evaluate or other.evaluate, self.save or other.save, self.end or other.end)
+
+
+@dataclass
+class Trainer:
+    """A run on one rank. Built by `TrainRun.build`."""
+
+    name: str
+    config: TrainConfig
+    ranks: Ranks
+    update: TrainStep
+    train: Batches
+    evaluation: Callable[[], Batches] | None
+    """A fresh pass over the evaluation data; None when there is none."""
+    checkpoints: Checkpoints
+    steps: int
+    """Updates of the whole run."""
+    progress: Progress = field(default_factory=Progress)
+    evaluated_whole: tuple[int, Evaluation] | None = None
+    """Step and outcome of the last evaluation over all evaluation data in this attempt."""
+    resumed_from: int | None = None
+    """Step of the checkpoint that this attempt began with."""
+
+    def restore(self) -> None:
+        """Go to where the newest undamaged checkpoint was written, if there is one."""
+        if loaded := self.checkpoints.load_newest():
+            self._apply(loaded)
+            self.resumed_from = loaded.step
+            if self.progress.position is not None:
+                self.train.restore(self.progress.position)
+
+    def batches(self) -> Iterator[Batch]:
+        """This rank's rows of the batches that are still to come."""
+        if self.progress.step < self.steps:
+            yield from self.train
+
+    def step(self, batch: Batch, wishes: Wishes) -> StepResult:
+        """One update; all ranks take part.
+
+        Raises:
+            DivergedError: Gradients were not finite too many times in a row.
+        """
+        result = self.update(batch, self.progress.step + 1, self.steps, wishes)
+        self.progress.advance(batch, result)
+        limit = self.config.guard.max_nonfinite
+        if self.progress.nonfinite > limit:
+            raise DivergedError(
+                f"The gradient of {self.progress.nonfinite} updates in a row, up to step {self.progress.step}, was not "
+                f"finite (train.guard.max_nonfinite is {limit}). Lower train.learning_rate "
+                f"({self.config.learning_rate:g}) or set train.gradient_clip.norm."
+            )
+        return result
+
+    def evaluate(self, tell: Callable[[int], None], *, whole: bool) -> Evaluation:
+        """Metrics of the weights as they would be published; `whole` looks at more than evaluate_batches."""
+        assert self.evaluation is not None
+        batches = self.evaluation()
+        limit = None if whole else self.config.evaluate_batches
+        try:
+            with self.update.published_weights():
+                found = evaluate(self.update.task, self.update.model, batches, self.ranks, limit=limit, tell=tell)
+        finally:
+            batches.close()
+        if limit is None:
+            self.evaluated_whole = (self.progress.step, found)
+        return found
+
+    def save(self) -> int:
+        """Write a checkpoint of the current step and drop those that are no longer kept; gives its bytes."""
+        progress = self.progress
+        size = self.checkpoints.save(
+            progress.step, progress.to_json(), take_snapshot(self.update), self.update.lanes.tensors()
+        )
+        self.checkpoints.prune(self.config.keep, progress.best_step)
+        return size
+
+    def load_weights(self, step: int) -> None:
+        """Put the weights of a checkpoint in place, as they were evaluated; the rest of it is left alone."""
+        put_snapshot(self.update, self.checkpoints.load(step).tensors)
+
+    def close(self) -> None:
+        """Stop reading data."""
+        self.train.close()
+
+    def _apply(self, loaded: Loaded) -> None:
+        self.progress = Progress.from_json(loaded.progress)
+        put_snapshot(self.update, loaded.tensors)
+        self.update.lanes.load(loaded.own)
