@@ -6,13 +6,16 @@ import errno
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote
 
 from recurra.errors import ConflictError, CredentialsError, NotFoundError, StorageError
 from recurra.storage.keys import HIDDEN, check_key, is_hidden, join
 from recurra.storage.store import ObjectInfo, Store
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class LocalStore(Store):
@@ -21,6 +24,9 @@ class LocalStore(Store):
     def __init__(self, directory: Path) -> None:
         self._root = directory
         self.url = "file://" + quote(str(directory))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"A store is not pickled. Send {self.url} and open it there.")
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> bytes:
         with self._errors(key), open(self._file(key), "rb", buffering=0) as file:
@@ -52,6 +58,13 @@ class LocalStore(Store):
                 os.link(temporary, target)
             except FileExistsError as exc:
                 raise ConflictError(f"{self._named(key)} is there already; somebody else created it first.") from exc
+            except OSError as exc:
+                if exc.errno in _NO_LINKS:
+                    raise StorageError(
+                        f"{self.url} is on a file system without hard links, so that two writers cannot be told apart. "
+                        "Use a directory on another disk, or an s3:// address."
+                    ) from exc
+                raise
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -96,7 +109,8 @@ class LocalStore(Store):
     def _file(self, key: str) -> Path:
         path = self._path(key)
         if not path.is_file():
-            path.stat()  # tells a missing folder from one that may not be looked into
+            with suppress(NotADirectoryError):
+                path.stat()  # tells a missing folder from one that may not be looked into
             raise FileNotFoundError(path)
         return path
 

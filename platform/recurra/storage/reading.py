@@ -7,7 +7,9 @@ from typing import Any, Protocol
 from recurra.errors import ConflictError, StorageError
 from recurra.storage.retry import TransientError
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 4 << 20
+_CAREFUL_CHUNK_BYTES = 64 << 10
+"""After a failure: a chunk that breaks off is lost, so small ones make progress over a bad line."""
 
 
 class OutsideRangeError(StorageError):
@@ -29,6 +31,7 @@ class Reading:
         self._length = length
         self._chunks: list[bytes] = []
         self._etag = ""
+        self._chunk_bytes = _CHUNK_BYTES
         self.received = 0
         """Bytes that are in hand for good."""
 
@@ -49,10 +52,11 @@ class Reading:
         except ConflictError:
             self._forget()
             raise TransientError("the object was replaced while it was read", answered=True) from None
+        chunk_bytes, self._chunk_bytes = self._chunk_bytes, _CAREFUL_CHUNK_BYTES
         if "Range" in request and "ContentRange" not in answer:
             return self._cut(answer["Body"].read())
         self._etag = answer.get("ETag", "")
-        self._receive(answer["Body"], answer["ContentLength"])
+        self._receive(answer["Body"], answer["ContentLength"], chunk_bytes)
         return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
     def _request(self) -> dict[str, str]:
@@ -63,12 +67,10 @@ class Reading:
             request["IfMatch"] = self._etag
         return request
 
-    def _receive(self, body: Any, expected: int) -> None:
-        missing = expected
+    def _receive(self, body: Any, missing: int, chunk_bytes: int) -> None:
         while missing:
-            chunk = body.read(min(missing, _CHUNK_BYTES))
+            chunk = body.read(min(missing, chunk_bytes))
             if not chunk:
-                body.close()
                 raise TransientError(f"the answer ended {missing} bytes early", answered=True)
             self._chunks.append(chunk)
             self.received += len(chunk)

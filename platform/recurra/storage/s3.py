@@ -39,11 +39,10 @@ from recurra.storage.store import ObjectInfo, Store
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 20.0
-"""Longest silence on a connection. Losers of a contended conditional write were seen to wait 9 s (SeaweedFS)."""
 LARGEST_BYTES = 5 << 30
 """Of one object: S3's limit for a write in one request, which is what makes it atomic and conditional."""
+PAGE_KEYS = 1000
+"""Names in one answer to a listing; no store gives more."""
 _TRANSIENT = (
     BotoConnectionError,
     HTTPClientError,
@@ -102,8 +101,8 @@ def _new_connection(settings: S3Settings, policy: RetryPolicy) -> Connection:
         elsewhere["proxies"] = {}
     config = Config(
         signature_version="s3v4",
-        connect_timeout=CONNECT_TIMEOUT_S,
-        read_timeout=READ_TIMEOUT_S,
+        connect_timeout=policy.connect_timeout_s,
+        read_timeout=policy.read_timeout_s,
         max_pool_connections=32,
         retries={"total_max_attempts": 1, "mode": "standard"},
         **({} if on_aws else elsewhere),
@@ -168,7 +167,7 @@ class S3Store(Store):
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """As the interface says. The whole listing is fetched first: some stores list folder by folder, not by key."""
         root = self._prefix + "/" if self._prefix else ""
-        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root + prefix}
+        request: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root + prefix, "MaxKeys": PAGE_KEYS}
         found: list[ObjectInfo] = []
         while True:
             page = self._run("listing", root + prefix, lambda: self._client.list_objects_v2(**request))
