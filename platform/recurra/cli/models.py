@@ -1,0 +1,6 @@
+"""recurra models."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None: ...

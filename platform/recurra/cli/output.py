@@ -1,0 +1,117 @@
+"""How commands speak: results on stdout, progress on stderr, JSON where a program reads it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+@cache
+def _console() -> Console:
+    return Console(highlight=False)
+
+
+@cache
+def _error_console() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def say(text: str = "", style: str | None = None) -> None:
+    """A line of the result; square brackets in it are text."""
+    _console().print(Text(text, style=style or ""))
+
+
+def note(text: str, style: str | None = "dim") -> None:
+    """A line about what is going on; on stderr, so that it never mixes with a result."""
+    _error_console().print(Text(text, style=style or ""))
+
+
+def fail(text: str) -> None:
+    """What went wrong and what to do about it."""
+    _error_console().print(Text.assemble(("Error: ", "bold red"), text))
+
+
+def emit_json(value: Any) -> None:
+    """The result for a program: one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Rows below a header line.
+
+    Args:
+        columns: Headings.
+        rows: Cells, made text by `str`.
+        right: Headings of the columns that hold numbers.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    _console().print(table)
+
+
+def show_facts(facts: Iterable[tuple[str, object]]) -> None:
+    """Names and values, one pair a line."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, Text(str(value)))
+    _console().print(table)
+
+
+def number(value: float) -> str:
+    """Four significant digits, with thin groups for large numbers: `81 300`, `1.932`."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 10_000:
+        return f"{value:,.0f}".replace(",", " ")
+    return f"{value:.4g}"
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that leaves a number of at least one."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """`8.2 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def moment(seconds: float | None) -> str:
+    """A time as `2026-11-22 21:07:34`, in the machine's time zone; a dash for None."""
+    return "-" if not seconds else datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
+
+
+class Progress:
+    """Lines on stderr with the seconds since the command began."""
+
+    def __init__(self) -> None:
+        self._start_s = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        note(f"{time.monotonic() - self._start_s:6.1f} s  {text}")

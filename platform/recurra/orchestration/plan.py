@@ -1,0 +1,243 @@
+"""What a job file would run, checked before anything is paid for: each problem says what to change."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from recurra.config.env import apply_ray_environment
+from recurra.data.dataset import Dataset
+from recurra.errors import ClusterError, RecurraError
+from recurra.models.config import ModelConfig
+from recurra.models.sequence import SequenceModel
+from recurra.orchestration.address import ClusterAddress
+from recurra.orchestration.job_file import JobFile
+from recurra.storage.url import open_store
+from recurra.tasks.base import Task
+from recurra.training.run import TrainRun
+
+_GATES = {"rnn": 1, "gru": 3, "lstm": 4, "ntm": 4}
+
+
+@dataclass
+class Plan:
+    """Sections of facts, and what is in the way."""
+
+    name: str
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "ready": not self.problems, **self.facts, "problems": self.problems}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of a cluster, in all and free now."""
+
+    total: dict[str, float]
+    free: dict[str, float]
+
+
+def make_plan(job: JobFile, resources: Resources | None) -> Plan:
+    """Look at data, stores, model and cluster; goes on after each problem, so that all are seen at once.
+
+    Args:
+        job: The job file with its overrides.
+        resources: Of the cluster that would run it; None = none is known, and nothing is said about it.
+    """
+    plan = Plan(job.name)
+    if job.train is not None:
+        with _noting(plan):
+            _plan_training(plan, job, resources)
+    if job.serve is not None or job.publish is not None:
+        with _noting(plan):
+            _plan_serving(plan, job, resources)
+    return plan
+
+
+def cluster_resources(cluster: ClusterAddress) -> Resources:
+    """What the cluster has, asked as a driver.
+
+    Raises:
+        ClusterError: It cannot be reached.
+    """
+    apply_ray_environment()
+    import ray  # a second to import, and a plan without a cluster needs none
+
+    try:
+        with ray.init(address=cluster.driver_address(), log_to_driver=False, logging_level="ERROR"):
+            return Resources(ray.cluster_resources(), ray.available_resources())
+    except (ConnectionError, RuntimeError, ValueError) as exc:
+        raise ClusterError(f"The Ray cluster {cluster.gcs} cannot be reached ({exc}). Check --address.") from exc
+
+
+def _plan_training(plan: Plan, job: JobFile, resources: Resources | None) -> None:
+    run = job.train_run()
+    _check_workers(plan, run, resources)
+    stores = {"runs": job.runs, **({"registry": job.publish.registry} if job.publish else {})}
+    plan.facts["stores"] = stores
+    for name, url in stores.items():
+        with _noting(plan):
+            _check_writable(name, url)
+    train, task, steps = _open_data(plan, run)
+    if train is None or task is None:
+        return
+    model = task.build_model(job.model)
+    plan.facts["model"] = _describe_model(job.model, model)
+    memory = _worker_bytes(run, model, steps)
+    plan.facts["train"] = {**_describe_batches(plan, run, train), "memory_per_worker": memory}
+    if resources and memory > resources.total.get("memory", memory):
+        plan.problems.append(
+            f"A worker needs about {memory / 2**30:.1f} GiB, the cluster has {resources.total['memory'] / 2**30:.1f} GiB. "
+            "Lower train.global_batch, train.truncated_bptt or model.hidden_size, or raise train.accumulate."
+        )
+
+
+def _open_data(plan: Plan, run: TrainRun) -> tuple[Dataset | None, Task | None, int]:
+    """The training data, its task, and time steps of a typical row of a batch."""
+    facts: dict[str, Any] = {}
+    plan.facts["data"] = facts
+    train: Dataset | None = None
+    task: Task | None = None
+    steps = 1
+    with _noting(plan):
+        train = Dataset.open(run.data.train)
+        facts["train"] = _describe_data(train)
+        steps = run.train.truncated_bptt or int(train.lengths().max())
+        task = run.open_task(train)
+    if run.data.eval is not None:
+        with _noting(plan):
+            evaluation = Dataset.open(run.data.eval)
+            facts["eval"] = _describe_data(evaluation)
+            run.open_task(evaluation)
+    else:
+        facts["eval"] = "none: the last checkpoint counts as the best"
+    return train, task, steps
+
+
+def _describe_data(dataset: Dataset) -> dict[str, Any]:
+    lengths = dataset.lengths()
+    return {
+        "url": dataset.url,
+        "sequences": dataset.sequences,
+        "steps": dataset.steps,
+        "longest": int(lengths.max()),
+        "digest": str(dataset.digest)[:12],
+    }
+
+
+def _describe_model(config: ModelConfig, model: SequenceModel) -> dict[str, Any]:
+    return {
+        "cell": config.cell,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "weight_bytes": sum(weight.numel() * weight.element_size() for weight in model.parameters()),
+        "session_bytes": model.state_spec.size_bytes if model.steppable else None,
+    }
+
+
+def _describe_batches(plan: Plan, run: TrainRun, dataset: Dataset) -> dict[str, Any]:
+    rows = _rows(run, dataset)
+    low, high = run.train.worker_range
+    if rows < high:
+        key = "sequences" if run.train.global_batch.sequences is not None else "tokens"
+        plan.problems.append(
+            f"train.global_batch.{key} gives {rows} rows, fewer than train.workers = {high}: some would have nothing to do. "
+            f"Raise train.global_batch.{key}, or set train.workers to {max(rows, 1)}."
+        )
+    per_epoch = max(1, round(dataset.steps / max(rows * (run.train.truncated_bptt or 1), 1)))
+    if run.train.truncated_bptt is None:
+        per_epoch = max(1, round(dataset.sequences / max(rows, 1)))
+    return {
+        "workers": low if low == high else [low, high],
+        "rows_per_update": rows,
+        "rows_per_worker": -(-rows // low),
+        "updates_per_epoch": per_epoch,
+        "updates": min(x for x in (run.train.steps, (run.train.epochs or 0) * per_epoch or None) if x is not None),
+    }
+
+
+def _rows(run: TrainRun, dataset: Dataset) -> int:
+    """Rows of a typical global batch; with a budget of tokens over whole sequences it varies."""
+    batch = run.train.global_batch
+    if batch.sequences is not None:
+        return batch.sequences
+    assert batch.tokens is not None
+    return max(1, batch.tokens // (run.train.truncated_bptt or max(1, dataset.steps // max(1, dataset.sequences))))
+
+
+def _worker_bytes(run: TrainRun, model: SequenceModel, steps: int) -> int:
+    """Weights, gradients, optimizer and activations of one worker: an estimate, on the safe side of a factor of two."""
+    config = run.model
+    weights = sum(weight.numel() for weight in model.parameters()) * 4
+    copies = 2 + {"adamw": 2, "sgd": 1, "rmsprop": 2}[run.train.optimizer] + (1 if run.train.ema else 0)
+    rows = run.train.global_batch.sequences or (run.train.global_batch.tokens or 1) // max(1, steps) or 1
+    rows_here = -(-rows // (run.train.worker_range[0] * run.train.accumulate))
+    units = config.hidden_size * (_GATES[config.cell] + 2) * config.layers * (2 if config.bidirectional else 1)
+    if config.cell == "ntm":
+        units += 4 * config.ntm.memory_rows * config.ntm.memory_width
+    outputs = 3 * model.shape.output_size if model.shape.per_step else 0
+    return weights * copies + rows_here * steps * (units + outputs) * 4 + run.data.prefetch_bytes
+
+
+def _check_workers(plan: Plan, run: TrainRun, resources: Resources | None) -> None:
+    if resources is None:
+        return
+    low = run.train.worker_range[0]
+    need = {"CPU": float(low * run.train.threads)}
+    if run.train.gpu is True:
+        need["GPU"] = float(low)
+    plan.facts["cluster"] = {
+        name: {"needed": need.get(name, 0), "free": resources.free.get(name, 0), "total": resources.total.get(name, 0)}
+        for name in ("CPU", "GPU")
+    }
+    for name, amount in need.items():
+        total = resources.total.get(name, 0.0)
+        if amount > total:
+            fit = int(total // (run.train.threads if name == "CPU" else 1))
+            remedy = "Set train.gpu to auto or false" if name == "GPU" else "Lower train.threads"
+            plan.problems.append(
+                f"train.workers = {run.train.workers} needs {amount:g} {name}s, the cluster has {total:g}. "
+                f"{remedy}, {f'set train.workers to {fit}, ' if fit else ''}or add nodes."
+            )
+
+
+def _plan_serving(plan: Plan, job: JobFile, resources: Resources | None) -> None:
+    run = job.serve_run()
+    low, high = run.serve.replica_range
+    plan.facts["serve"] = {
+        "model": run.model,
+        "registry": run.registry,
+        "route": run.serve.route_prefix,
+        "replicas": low if low == high else [low, high],
+        "slots": run.serve.slots,
+        "cpus": low * run.serve.cpus_per_replica,
+    }
+    need = max(low, 1) * run.serve.cpus_per_replica
+    if resources and need > resources.total.get("CPU", 0):
+        plan.problems.append(
+            f"serve.replicas = {run.serve.replicas} needs {need:g} CPUs, the cluster has {resources.total.get('CPU', 0):g}. "
+            "Lower serve.replicas or serve.cpus_per_replica, or add nodes."
+        )
+
+
+def _check_writable(name: str, url: str) -> None:
+    key = f"plan-{secrets.token_hex(6)}"
+    store = open_store(url)
+    try:
+        store.write(key, b"written by 'recurra plan'")
+        store.delete(key)
+    except RecurraError as exc:
+        raise type(exc)(f"{name} = {url} cannot be written: {exc}") from exc
+
+
+@contextmanager
+def _noting(plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except RecurraError as exc:
+        if str(exc) not in plan.problems:
+            plan.problems.append(str(exc))
