@@ -27,15 +27,27 @@ def open_store(url: str) -> Store:
     Raises:
         ConfigError: It is no such address.
     """
+    check_url(url)
+    if url.startswith("s3://"):
+        return S3Store(s3_settings(), *split_s3(url))
+    return LocalStore(Path(unquote(url.removeprefix("file://"))))
+
+
+def check_url(url: str) -> str:
+    """The address itself; nobody is contacted, and credentials need not be there.
+
+    Raises:
+        ConfigError: It is no address of a store.
+    """
     scheme, separator, rest = url.partition("://")
     if separator and scheme == "s3":
-        bucket, prefix = split_s3(url)
-        return S3Store(s3_settings(), bucket, prefix)
-    if separator and scheme == "file":
+        split_s3(url)
+    elif separator and scheme == "file":
         if not rest.startswith("/"):
             raise ConfigError(f"{url} names no absolute directory. Write three slashes: file:///{rest}.")
-        return LocalStore(Path(unquote(rest)))
-    raise ConfigError(f"{url!r} is no address of a store. Write s3://bucket/prefix or file:///absolute/directory.")
+    else:
+        raise ConfigError(f"{url!r} is no address of a store. Write s3://bucket/prefix or file:///absolute/directory.")
+    return url
 
 
 def split_s3(url: str) -> tuple[str, str]:
