@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from recurra.models.config import NtmConfig
+
 NORM_EPSILON = 1e-6
 """Under the root of each norm: a row of near-zero memory has similarity 0 to every key, and no steep gradient."""
 LOG_EPSILON = 1e-16
@@ -37,31 +39,32 @@ class HeadParameters(NamedTuple):
     """What to add, in (-1, 1)."""
 
 
-def parameter_count(read_heads: int, write_heads: int, memory_width: int, shift_range: int) -> int:
+def parameter_count(ntm: NtmConfig) -> int:
     """Numbers that the controller emits in one step."""
-    return (read_heads + write_heads) * (memory_width + 3 + 2 * shift_range + 1) + 2 * write_heads * memory_width
+    return sum(_layout(ntm))
 
 
-def split_parameters(
-    raw_BP: Tensor, read_heads: int, write_heads: int, memory_width: int, shift_range: int
-) -> HeadParameters:
+def split_parameters(raw_BP: Tensor, ntm: NtmConfig) -> HeadParameters:
     """The output of one matrix product, cut into the parameters of all heads and brought into their ranges.
 
     Layout of P: keys of all heads, strengths, gates, sharpnesses, shifts, erase vectors, add vectors.
     """
-    batch, heads, shifts = raw_BP.shape[0], read_heads + write_heads, 2 * shift_range + 1
-    key, strength, gate, sharpness, shift, erase, add = torch.split(
-        raw_BP, [heads * memory_width, heads, heads, heads, heads * shifts, *[write_heads * memory_width] * 2], 1
-    )
+    batch = raw_BP.shape[0]
+    key, strength, gate, sharpness, shift, erase, add = torch.split(raw_BP, _layout(ntm), 1)
     return HeadParameters(
-        key_BJM=key.tanh().view(batch, heads, memory_width),
+        key_BJM=key.tanh().view(batch, -1, ntm.memory_width),
         strength_BJ=functional.softplus(strength),
         gate_BJ=gate.sigmoid(),
-        shift_BJS=shift.view(batch, heads, shifts).softmax(2),
+        shift_BJS=shift.view(batch, -1, 2 * ntm.shift_range + 1).softmax(2),
         sharpness_BJ=1 + functional.softplus(sharpness),
-        erase_BWM=erase.sigmoid().view(batch, write_heads, memory_width),
-        add_BWM=add.tanh().view(batch, write_heads, memory_width),
+        erase_BWM=erase.sigmoid().view(batch, -1, ntm.memory_width),
+        add_BWM=add.tanh().view(batch, -1, ntm.memory_width),
     )
+
+
+def _layout(ntm: NtmConfig) -> list[int]:
+    heads, written = ntm.read_heads + ntm.write_heads, ntm.write_heads * ntm.memory_width
+    return [heads * ntm.memory_width, heads, heads, heads, heads * (2 * ntm.shift_range + 1), written, written]
 
 
 def address(parameters: HeadParameters, last_BJN: Tensor, memory_BNM: Tensor) -> Tensor:

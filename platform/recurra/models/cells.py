@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
 import torch
@@ -156,7 +157,8 @@ class LstmCell(Cell):
         start = (state["h"][None].contiguous(), state["c"][None].contiguous())
         if lengths_B is not None:
             x_BTD, weights = self._freeze_padding(x_BTD, lengths_B, weights)
-        y_BTH, h_1BH, c_1BH = torch.lstm(x_BTD, start, weights, True, 1, 0.0, False, False, True)
+        with _precision(x_BTD.device):
+            y_BTH, h_1BH, c_1BH = torch.lstm(x_BTD, start, weights, True, 1, 0.0, False, False, True)
         h_BH = h_1BH[0] if lengths_B is None else last_real(y_BTH, lengths_B, state["h"])
         return y_BTH, {"h": h_BH, "c": c_1BH[0]}
 
@@ -175,3 +177,12 @@ class LstmCell(Cell):
         column = weights[0].new_tensor([-SATURATED, SATURATED, 0.0, 0.0]).repeat_interleave(self.hidden_size)
         wide = torch.cat([weights[0], column[:, None]], 1)
         return torch.cat([x_BTD, padding_BT[:, :, None]], 2), [wide, *weights[1:]]
+
+
+def _precision(device: torch.device) -> AbstractContextManager[object]:
+    """No mixed precision on a CPU without bfloat16 instructions: torch's LSTM kernel raises there."""
+    if device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return nullcontext()
+    if torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return nullcontext()
+    return torch.autocast("cpu", enabled=False)

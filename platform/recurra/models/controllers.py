@@ -76,16 +76,17 @@ class LstmController(Controller):
 
 
 class GruController(Controller):
-    """One GRU layer; the reset gate acts on the products with the last reads and the last output."""
+    """One GRU layer; gates stand in torch's order (reset, update, new)."""
 
     gates = 3
     names = ("h",)
 
     def advance(self, projected_BG: Tensor, reads_BR: Tensor, state: State) -> tuple[Tensor, State]:
-        known_BG = functional.linear(torch.cat([reads_BR, state["h"]], 1), self.weight_rh)
-        size = self.hidden_size
-        reset, update = (projected_BG[:, : 2 * size] + known_BG[:, : 2 * size]).sigmoid().chunk(2, 1)
-        proposed = torch.addcmul(projected_BG[:, 2 * size :], reset, known_BG[:, 2 * size :]).tanh()
+        size, reads_size = self.hidden_size, reads_BR.shape[1]
+        known_BG = torch.addmm(projected_BG, reads_BR, self.weight_rh[:, :reads_size].t())
+        own_BG = functional.linear(state["h"], self.weight_rh[:, reads_size:])
+        reset, update = (known_BG[:, : 2 * size] + own_BG[:, : 2 * size]).sigmoid().chunk(2, 1)
+        proposed = torch.addcmul(known_BG[:, 2 * size :], reset, own_BG[:, 2 * size :]).tanh()
         h_BH = torch.lerp(proposed, state["h"], update)
         return h_BH, {"h": h_BH}
 

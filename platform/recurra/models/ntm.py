@@ -35,7 +35,7 @@ class NtmCore(Core):
         self.output_size = config.hidden_size + ntm.read_heads * ntm.memory_width
         self.heads = nn.Linear(
             config.hidden_size,
-            addressing.parameter_count(ntm.read_heads, ntm.write_heads, ntm.memory_width, ntm.shift_range),
+            addressing.parameter_count(ntm),
         )
         nn.init.xavier_uniform_(self.heads.weight, gain=1.4)
         nn.init.zeros_(self.heads.bias)
@@ -63,7 +63,7 @@ class NtmCore(Core):
             "read_weights": weights_JN[: self.config.read_heads],
             "write_weights": weights_JN[self.config.read_heads :],
             "reads": self.start_reads,
-            **{f"controller.{name}": value for name, value in self.start_controller.items()},
+            **{f"controller.{name}": self.start_controller[name] for name in self.controller.names},
         }
         return {name: value.to(device).expand(batch, *value.shape) for name, value in starts.items()}
 
@@ -126,9 +126,7 @@ class NtmCore(Core):
         ntm = self.config
         own = {name: state[f"controller.{name}"] for name in self.controller.names}
         h_BH, own = self.controller.advance(projected_BG, state["reads"].flatten(1), own)
-        parameters = addressing.split_parameters(
-            self.heads(h_BH), ntm.read_heads, ntm.write_heads, ntm.memory_width, ntm.shift_range
-        )
+        parameters = addressing.split_parameters(self.heads(h_BH), ntm)
         memory_BNM = state["memory"]
         last_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
         weights_BJN = addressing.address(parameters, last_BJN, memory_BNM)

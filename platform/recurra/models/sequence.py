@@ -177,7 +177,7 @@ class SequenceModel(nn.Module):
         lengths = torch.full((batch,), steps, device=device) if lengths_B is None else lengths_B.to(device)
         mask_BT = mask_of(lengths, steps, device)
         begins_B = torch.zeros_like(lengths)
-        if reset_BT is not None:
+        if reset_BT is not None and steps:
             starts_BT = reset_BT.to(device) & mask_BT
             ordinals_T = torch.arange(steps, device=device)
             begins_B = (starts_BT * ordinals_T).amax(1)
