@@ -26,8 +26,6 @@ Address = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program.")]
 Registry = Annotated[str, typer.Option("--registry", "-r", help="Address of the registry.")]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-O", help="Write to this file or folder instead.", show_default=False)
-]
+Output = Annotated[Path | None, typer.Option("--output", "-O", help="Write to this file instead.", show_default=False)]
 
 DEFAULT_REGISTRY = "s3://recurra/registry"

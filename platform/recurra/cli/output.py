@@ -29,17 +29,22 @@ def _error_console() -> Console:
 
 def say(text: str = "", style: str | None = None) -> None:
     """A line of the result; square brackets in it are text."""
-    _console().print(Text(text, style=style or ""))
+    _print(_console(), Text(text, style=style or ""))
 
 
 def note(text: str, style: str | None = "dim") -> None:
     """A line about what is going on; on stderr, so that it never mixes with a result."""
-    _error_console().print(Text(text, style=style or ""))
+    _print(_error_console(), Text(text, style=style or ""))
 
 
 def fail(text: str) -> None:
     """What went wrong and what to do about it."""
-    _error_console().print(Text.assemble(("Error: ", "bold red"), text))
+    _print(_error_console(), Text.assemble(("Error: ", "bold red"), text))
+
+
+def _print(console: Console, text: Text) -> None:
+    # In a terminal lines break between words; in a file they stay whole, for grep.
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def emit_json(value: Any) -> None:

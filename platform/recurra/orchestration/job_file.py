@@ -44,21 +44,20 @@ class JobFile(Section):
         """What `training` takes.
 
         Raises:
-            ConfigError: The file has no `train` section.
+            ConfigError: The file has no `train` or no `data` section, or they contradict each other.
         """
         if self.train is None:
             raise ConfigError(
                 f"The job file '{self.name}' has no 'train' section. Add one, such as 'train: {{steps: 1000}}'."
             )
-        return TrainRun(
-            name=self.name,
-            task=self.task,
-            data=self.data,
-            model=self.model,
-            train=self.train,
-            publish=self.publish,
-            runs=self.runs,
-        )
+        if self.data is None:
+            raise ConfigError(
+                f"The job file '{self.name}' has no 'data' section. "
+                "Add 'data: {train: s3://bucket/prefix}', where 'recurra data write' put a dataset."
+            )
+        values = dump(self)
+        del values["serve"]
+        return parse(values, TrainRun, source=f"job '{self.name}'")
 
     def serve_run(self) -> ServeRun:
         """What `serving` takes.
