@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from recurra.config.section import Section
 from recurra.errors import ConfigError, RegistryError
@@ -15,7 +15,7 @@ class PublishConfig(Section):
 
     model: str
     """Name of the model in the registry; each run adds a bundle to it."""
-    alias: str | None = Field(default=None)
+    alias: str | None = None
     """Alias to point at the new bundle, such as `candidate` or `production`; null = leave all aliases as they are."""
     registry: str = "s3://recurra/registry"
     """Address of the registry: `s3://bucket/prefix` or `file:///dir`."""

@@ -15,13 +15,18 @@ DEFAULT_ALIAS = "production"
 """What a model's name alone means, once the model has this alias."""
 
 
+def is_model(name: str) -> bool:
+    """Whether a model may have this name."""
+    return re.fullmatch(MODEL, name) is not None
+
+
 def check_model(name: str) -> str:
     """The name itself.
 
     Raises:
         RegistryError: It is no name of a model.
     """
-    if not re.fullmatch(MODEL, name):
+    if not is_model(name):
         raise RegistryError(
             f"{name!r} is no name of a model. Use up to 100 letters, digits, dots, hyphens and underscores, "
             "with a letter or digit first and last."
