@@ -137,6 +137,8 @@ class TrainConfig(Section):
     """Of initial weights, data order and dropout."""
     max_failures: int = Field(default=3, ge=1)
     """Losses of a worker after which the run gives up."""
+    callbacks: tuple[str, ...] = ()
+    """`package.module:Class` of callbacks of your own; each is built without arguments on every worker."""
     start_timeout: Duration = 60.0
     """Seconds to wait for the cluster to have room for the workers."""
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
+from recurra.config.load import dump
+from recurra.errors import NotFoundError
+from recurra.models.weights import save_weights
+from recurra.registry.bundle import BundleParts
+from recurra.registry.registry import Registry
 from recurra.storage.store import Store
 from recurra.training.evaluation import Evaluation
 from recurra.training.events import RunEvent
+from recurra.training.report.page import REPORT, write_report
 from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
+from recurra.training.start import DATA, ENVIRONMENT
 from recurra.training.trainer import Trainer
 
 RESULT = "result.json"
@@ -26,6 +35,7 @@ def finish(
     evaluation = _whole_evaluation(trainer, step, emit)
     if trainer.ranks.rank:
         return None
+    store.write(SAMPLES, json.dumps(evaluation.samples, indent=1).encode())
     result = RunResult(
         name=run.name,
         reason=reason,
@@ -34,12 +44,14 @@ def finish(
         metrics=evaluation.metrics,
         best_step=step,
         best_checkpoint=f"checkpoints/{step:08d}",
-        published=None,
-        report=f"{store.url}/report.html",
+        report=f"{store.url}/{REPORT}",
         duration_s=trainer.progress.elapsed_s,
     )
-    store.write(SAMPLES, json.dumps(evaluation.samples, indent=1).encode())
+    if run.publish is not None:
+        result = replace(result, published=_publish(run, trainer, store, result))
+        emit(RunEvent("publish", f"{run.publish.model} {run.publish.alias or ''}".rstrip(), step))
     store.write(RESULT, json.dumps(result.to_json(), indent=1).encode())
+    write_report(store)
     return result
 
 
@@ -50,3 +62,38 @@ def _whole_evaluation(trainer: Trainer, step: int, emit: Callable[[RunEvent], No
         return trainer.evaluated_whole[1]
     emit(RunEvent("evaluate", "the best checkpoint on all evaluation data", step))
     return trainer.evaluate(lambda done: None, whole=True)
+
+
+def _publish(run: TrainRun, trainer: Trainer, store: Store, result: RunResult) -> dict[str, str]:
+    """Put the model as it is now into the registry."""
+    assert run.publish is not None
+    update = trainer.update
+    parts = BundleParts(
+        task=update.task.describe(),
+        model=dump(run.model),
+        shape=asdict(update.model.shape),
+        state_spec=update.model.state_spec.to_json(),
+        metrics=result.metrics,
+        data_digest=_read(store, DATA)["train"]["digest"],
+        lineage={
+            "run": run.name,
+            "run_url": store.url,
+            "step": result.best_step,
+            "tokens": result.tokens,
+            **_read(store, ENVIRONMENT),
+        },
+    )
+    with update.published_weights():
+        weights = save_weights(update.model)
+    digest = Registry(run.publish.registry).publish(
+        run.publish.model, parts, weights, run.publish.alias, reason=f"run {run.name}, step {result.best_step}"
+    )
+    return {"model": run.publish.model, "digest": digest, "alias": run.publish.alias or ""}
+
+
+def _read(store: Store, key: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(store.read(key))
+    except NotFoundError:
+        return {}
+    return content

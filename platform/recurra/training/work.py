@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 
 from recurra.telemetry.metrics import Metrics
-from recurra.training.callbacks.base import Callback
+from recurra.training.callbacks.base import Callback, load_callback
 from recurra.training.callbacks.checkpointing import SaveRegularly
 from recurra.training.callbacks.evaluation import EvaluateRegularly
 from recurra.training.callbacks.export import ExportMetrics
@@ -20,7 +20,7 @@ from recurra.training.callbacks.stopping import StopWhenDone
 from recurra.training.events import RunEvent
 from recurra.training.finish import finish
 from recurra.training.loop import run_loop
-from recurra.training.ranks import current_ranks
+from recurra.training.ranks import Ranks, current_ranks
 from recurra.training.result import RunResult
 from recurra.training.run import Origin, TrainRun
 from recurra.training.start import keep_facts
@@ -32,6 +32,8 @@ class Surroundings:
 
     emit: Callable[[RunEvent], None]
     """Takes rank 0's events; must not block."""
+    ranks: Ranks | None = None
+    """None = the process group that torch.distributed was initialised with, or one rank."""
     device: str = "cpu"
     metrics: Metrics | None = None
     """With the label `run` bound; None = nobody asks for them."""
@@ -44,7 +46,7 @@ class Surroundings:
 def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
     """Train to the end; all ranks of the process group call it. Gives the result on rank 0, None on the others."""
     torch.set_num_threads(run.train.threads)
-    ranks = current_ranks()
+    ranks = surroundings.ranks or current_ranks()
     attempt: str = ranks.broadcast(secrets.token_hex(4))
     leads = ranks.rank == 0
     emit = surroundings.emit if leads else _ignore
@@ -68,6 +70,7 @@ def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
         callbacks += [KeepRecords(store, attempt=attempt), TellProgress(emit)]
     if surroundings.metrics is not None:
         callbacks.append(ExportMetrics(surroundings.metrics, cause=surroundings.cause))
+    callbacks += map(load_callback, run.train.callbacks)
     reason = run_loop(trainer, [*callbacks, *surroundings.callbacks])
     return finish(run, trainer, store, reason, emit)
 

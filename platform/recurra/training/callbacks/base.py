@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+
 from recurra.data.batch import Batch
+from recurra.errors import ConfigError
 from recurra.training.evaluation import Evaluation
 from recurra.training.step import StepResult, Wishes
 from recurra.training.trainer import Due, Trainer
@@ -43,3 +46,22 @@ class Callback:
 
     def closed(self) -> None:
         """The last event of every run, however it ended: release what `started` took."""
+
+
+def load_callback(path: str) -> Callback:
+    """A callback of the user's own, by `package.module:Class`.
+
+    Raises:
+        ConfigError: There is no such class, or it is no Callback.
+    """
+    module, _, name = path.partition(":")
+    try:
+        made = vars(importlib.import_module(module))[name]()
+    except (ImportError, KeyError, TypeError, ValueError) as exc:
+        raise ConfigError(
+            f"train.callbacks has {path!r}, which cannot be loaded ({type(exc).__name__}: {exc}). "
+            "Write package.module:Class of a class without arguments that is installed on the workers."
+        ) from exc
+    if not isinstance(made, Callback):
+        raise ConfigError(f"train.callbacks has {path!r}, which is no recurra.training.callbacks.base.Callback.")
+    return made

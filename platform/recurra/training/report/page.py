@@ -1,0 +1,6 @@
+from recurra.storage.store import Store
+
+REPORT = "report.html"
+
+
+def write_report(store: Store) -> None: ...
