@@ -43,7 +43,11 @@ def render_kubernetes(job: JobFile, options: RenderOptions | None = None) -> str
 
 def render_serve(job: JobFile) -> str:
     """The job's Ray Serve configuration file: for `serve deploy`, and the RayService's serveConfigV2."""
-    return _yaml(serve_document(job.serve_run(), http_port=SERVE_HTTP_PORT))
+    run = job.serve_run()
+    document = serve_document(run, http_port=SERVE_HTTP_PORT)
+    # The image that reads this has the same defaults, so only what the job file says is written.
+    document["applications"][0]["args"]["serve"] = run.serve.model_dump(mode="json", exclude_unset=True)
+    return _yaml(document)
 
 
 def kubernetes_documents(job: JobFile, options: RenderOptions) -> list[Document]:
@@ -75,7 +79,7 @@ def _job_file(job: JobFile) -> Document:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(job, "job", "train"),
-        "data": {JOB_FILE_PATH.rpartition("/")[2]: job.to_yaml()},
+        "data": {JOB_FILE_PATH.rpartition("/")[2]: _yaml(job.model_dump(mode="json", exclude_unset=True))},
     }
 
 

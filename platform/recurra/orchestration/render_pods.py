@@ -27,6 +27,15 @@ DRAIN_S = 150
 GRACE_AFTER_DRAIN_S = 30
 GPU_RESOURCE = "nvidia.com/gpu"
 
+_HEAD_PORTS = (
+    (6379, "gcs-server"),
+    (8265, "dashboard"),
+    (10001, "client"),
+    (44217, "as-metrics"),
+    (44227, "dash-metrics"),
+    (FLEET_METRICS_PORT, "fleet-metrics"),
+)
+
 Values = dict[str, Any]
 
 
@@ -118,8 +127,7 @@ def cluster_spec(shape: ClusterShape, options: PodOptions) -> Values:
 
 
 def _head_template(shape: ClusterShape, options: PodOptions) -> Values:
-    ports = [(6379, "gcs-server"), (8265, "dashboard"), (10001, "client"), (FLEET_METRICS_PORT, "fleet-metrics")]
-    container = _container("ray-head", [*ports, *_node_ports(shape)], shape, options)
+    container = _container("ray-head", [*_HEAD_PORTS, *_node_ports(shape)], shape, options)
     container["env"].append({"name": "RECURRA_METRICS_ADDRESS", "value": f"0.0.0.0:{FLEET_METRICS_PORT}"})
     container["resources"] = _resources(options.head_cpu, options.head_memory)
     template = _template(container, shape, options)
