@@ -89,7 +89,8 @@ class LocalStore(Store):
             return self._file(key).stat().st_size
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        with self._errors(key):
+            return self._path(key).is_file()
 
     def delete(self, key: str) -> None:
         with self._errors(key):

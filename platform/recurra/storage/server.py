@@ -90,7 +90,8 @@ class EmbeddedServer:
         binary = find_binary()
         if self._process is not None and self._process.poll() is None:
             raise StorageError(f"The server of {self.directory} runs already, as process {self._process.pid}.")
-        (self.directory / "data").mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.directory / "data").mkdir(exist_ok=True)
         for attempts_left in (2, 1, 0):
             self._spawn(binary)
             try:

@@ -212,6 +212,33 @@ def test_a_listing_of_several_pages_is_whole(s3_url, monkeypatch):
     assert [info.key for info in store.list()] == [f"{i}/k" for i in range(8)]
 
 
+def test_a_long_upload_may_take_longer_than_the_limit_of_one_silence():
+    """64 MiB over an office line take minutes; what has a limit is the time in which nothing moves."""
+    pause = threading.Event()
+    size = 8 << 20
+
+    def take_slowly() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            received = 0
+            while received < size:
+                received += len(connection.recv(128 << 10))
+                pause.wait(0.005)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        thread = threading.Thread(target=take_slowly, daemon=True)
+        thread.start()
+        policy = RetryPolicy(first_contact_s=0, connect_timeout_s=0.25, read_timeout_s=0.25)
+        settings = S3Settings(f"http://127.0.0.1:{listener.getsockname()[1]}", "us-east-1", "a", "b", None)
+
+        S3Store(settings, "recurra", policy=policy).write("k", bytes(size))
+        thread.join()
+
+
 def test_stores_of_a_process_share_one_client(s3_url):
     """A client is megabytes and 32 connections; closing one store must not cut the others."""
     one, other = open_store(s3_url), open_store(s3_url).child("x")
@@ -237,6 +264,33 @@ def test_a_forked_process_has_a_client_of_its_own(s3_url):
 
     assert content == b"1"
     assert theirs != mine
+
+
+def test_a_certificate_that_is_not_trusted_says_where_to_name_its_authority(tmp_path):
+    """Inside companies it is the rule; a minute of retries and 'unreachable' would lead nowhere."""
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+
+        def answer() -> None:
+            connection, _ = plain.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        settings = S3Settings(f"https://127.0.0.1:{plain.getsockname()[1]}", "us-east-1", "a", "b", None)
+        with pytest.raises(ConfigError, match="cannot be trusted.*AWS_CA_BUNDLE.*or write http://"):
+            S3Store(settings, "recurra", policy=RetryPolicy(first_contact_s=0)).read("k")
+        thread.join()
+
+
+def test_what_the_client_itself_refuses_is_a_setting():
+    """Such as a key of a length that no request can carry; nothing was sent, so nothing is tried again."""
+    settings = S3Settings("http://127.0.0.1:1", "us-east-1", "a\n", "b", None)
+    store = S3Store(settings, "no/bucket", policy=RetryPolicy(first_contact_s=0))
+
+    with pytest.raises(ConfigError, match="The S3 client refuses s3://no/bucket/k"):
+        store.read("k")
 
 
 def test_an_object_that_no_request_can_hold_is_refused():

@@ -81,7 +81,8 @@ def test_another_object_on_the_same_directory_finds_data_and_credentials(server)
 def test_credentials_are_for_this_user_alone(server):
     """Other users of the machine can reach 127.0.0.1, too."""
     secret = server.environment()["AWS_SECRET_ACCESS_KEY"]
-    holding = [file for file in server.directory.iterdir() if file.is_file() and secret.encode() in file.read_bytes()]
+    files = [file for file in server.directory.rglob("*") if file.is_file()]
+    holding = [file for file in files if secret.encode() in file.read_bytes()]
 
     assert sorted(file.name for file in holding) == ["access.json", "s3.json"]
     assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in holding)
