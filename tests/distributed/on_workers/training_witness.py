@@ -1,0 +1,32 @@
+"""Runs inside training workers: writes down which sequences each update saw, and which process made it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from recurra.data.batch import Batch
+from recurra.training.callbacks.base import Callback
+from recurra.training.step import StepResult
+from recurra.training.trainer import Due, Trainer
+
+
+class Witness(Callback):
+    """Appends a line an update to `$WITNESS_DIR/<run>-<rank>-<pid>.jsonl`, and waits a little, so that there is time to kill."""
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        file = Path(os.environ["WITNESS_DIR"], f"{trainer.name}-{trainer.ranks.rank}-{os.getpid()}.jsonl")
+        record = {"step": trainer.progress.step, "epoch": batch.epoch, "ids": batch.ids.tolist(), "pid": os.getpid()}
+        with file.open("a") as out:
+            out.write(json.dumps(record) + "\n")
+        return Due()
+
+
+class Wrong(Callback):
+    """A fault that comes again at every attempt."""
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        from recurra.errors import DivergedError
+
+        raise DivergedError("the loss of this test is not finite")

@@ -1,0 +1,199 @@
+"""Training on a real Ray cluster, with its data and checkpoints in a real S3 server: processes are killed for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from recurra.data.schema import Column, SequenceSchema
+from recurra.data.vocabulary import ByteVocabulary
+from recurra.data.write import DatasetWriter
+from recurra.errors import ClusterError, DivergedError, TrainingError
+from recurra.registry.registry import Registry
+from recurra.training.checkpoint import Checkpoints
+from recurra.training.lease import Lease
+from recurra.training.ranks import SingleRank
+from recurra.training.ray_launch import launch
+from recurra.training.run import TrainRun
+
+pytestmark = pytest.mark.ray
+
+SEQUENCES = 96
+STEPS = 36
+"""Three epochs of 12 global batches of 8 sequences."""
+
+
+@pytest.fixture(scope="module")
+def witness_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("witness")
+
+
+@pytest.fixture(scope="module")
+def driver(ray_cluster, witness_dir: Path) -> Iterator[None]:
+    environment = {"PYTHONPATH": str(Path(__file__).with_name("on_workers")), "WITNESS_DIR": str(witness_dir)}
+    ray.init(
+        address=ray_cluster.address,
+        namespace="recurra",
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": environment},
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def base_url(s3_server) -> str:
+    """A prefix with a dataset of sentences under `text`."""
+    base = f"s3://recurra/training-{os.getpid()}"
+    vocabulary = ByteVocabulary()
+    schema = SequenceSchema((Column("tokens", vocabulary.dtype),))
+    generator = np.random.default_rng(3)
+    with DatasetWriter(f"{base}/text", schema, {"vocabulary": vocabulary.to_json()}) as writer:
+        for _ in range(SEQUENCES):
+            writer.write({"tokens": generator.integers(97, 110, generator.integers(4, 30))})
+    return base
+
+
+@pytest.fixture(scope="module")
+def make_run(base_url: str) -> Callable[..., TrainRun]:
+    def make(name: str, **train: Any) -> TrainRun:
+        return TrainRun.model_validate(
+            {
+                "name": name,
+                "task": "language_model",
+                "data": {"train": f"{base_url}/text", "eval": f"{base_url}/text"},
+                "model": {"hidden_size": 16, "embedding_size": 8, "regularisation": {"dropout": 0.2}},
+                "train": {
+                    "workers": 2,
+                    "steps": STEPS,
+                    "global_batch": {"sequences": 8},
+                    "checkpoint_every": {"steps": 5},
+                    "evaluate_every": STEPS,
+                    "callbacks": ["training_witness:Witness"],
+                    **train,
+                },
+                "publish": {"model": "sentences", "alias": "candidate", "registry": f"{base_url}/registry"},
+                "runs": f"{base_url}/runs",
+            }
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def undisturbed(driver, make_run) -> TrainRun:
+    """A run that nobody disturbed, as what the others are compared with."""
+    run = make_run("undisturbed")
+    launch(run, None, lambda event: None)
+    return run
+
+
+@pytest.mark.timeout(240)
+def test_a_run_whose_worker_is_killed_finishes_by_itself_and_exactly(undisturbed, make_run, witness_dir):
+    """SIGKILL in mid-epoch, and between two checkpoints: no sequence skipped or repeated, the same weights and log."""
+    run = make_run("killed")
+    killer = threading.Thread(target=kill_rank_1_at, args=(witness_dir, "killed", 18))
+    killer.start()
+    events = []
+    result = launch(run, None, events.append)
+    killer.join()
+
+    assert len({line["pid"] for line in witnessed(witness_dir, "killed", rank=1)}) == 2
+    assert any(event.phase == "restart" and event.step == 15 for event in events)
+    assert result.steps == STEPS
+    assert_each_sequence_once_an_epoch(witness_dir, "killed")
+    for name, value in weights_of(undisturbed).items():
+        assert torch.equal(value, weights_of(run)[name]), name
+    assert losses_of(run) == losses_of(undisturbed)
+
+
+def test_the_best_checkpoint_is_published(undisturbed, base_url):
+    """What training leaves for serving: a bundle that loads, under the alias of the job file."""
+    loaded = Registry(f"{base_url}/registry").load("sentences@candidate")
+
+    own = dict(loaded.model.named_parameters())
+    for name, value in weights_of(undisturbed).items():
+        if name.startswith("weight."):
+            assert torch.equal(own[name.removeprefix("weight.")], value)
+    assert loaded.bundle.lineage["run"] in ("undisturbed", "killed")
+
+
+@pytest.mark.timeout(120)
+def test_an_error_that_comes_again_is_told_once(driver, make_run):
+    """Trying again does not cure a run that diverges: the user gets our error, not Ray's."""
+    run = make_run("wrong", callbacks=["training_witness:Wrong"])
+
+    with pytest.raises(DivergedError, match="the loss of this test is not finite"):
+        launch(run, None, lambda event: None)
+
+
+def test_the_same_name_twice_at_once_is_refused(driver, make_run):
+    """Two drivers that write one run's checkpoints would destroy them."""
+    run = make_run("twice")
+    with Lease(run.open_store(), "twice"), pytest.raises(TrainingError, match="'twice' is being trained by another"):
+        launch(run, None, lambda event: None)
+
+
+def test_a_cluster_without_room_says_what_is_missing(driver, make_run):
+    """Ray alone would wait for ever."""
+    run = make_run("large", workers=2, threads=100, start_timeout=1.0)
+
+    with pytest.raises(ClusterError, match=r"no room for 2 workers with CPU 100 each .*: CPU \d+ free of 4"):
+        launch(run, None, lambda event: None)
+
+
+def kill_rank_1_at(directory: Path, name: str, step: int) -> None:
+    """SIGKILL the process of rank 1 as soon as it has made that update."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for line in witnessed(directory, name, rank=1):
+            if line["step"] >= step:
+                os.kill(line["pid"], signal.SIGKILL)
+                return
+        time.sleep(0.005)
+    raise AssertionError(f"{name} did not reach step {step}")
+
+
+def witnessed(directory: Path, name: str, rank: int) -> list[dict[str, Any]]:
+    """All updates that processes of this rank saw, also those that were made again."""
+    lines = [line for file in directory.glob(f"{name}-{rank}-*.jsonl") for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def assert_each_sequence_once_an_epoch(directory: Path, name: str) -> None:
+    """The updates that count: of each step the last that was made, on both ranks."""
+    ids_of: dict[int, Counter[int]] = {}
+    for rank in (0, 1):
+        last = {line["step"]: line for line in sorted(witnessed(directory, name, rank), key=lambda line: line["step"])}
+        assert sorted(last) == list(range(1, STEPS + 1))
+        for line in last.values():
+            ids_of.setdefault(line["epoch"], Counter()).update(i for i in line["ids"] if i >= 0)
+    assert ids_of == {epoch: Counter(range(SEQUENCES)) for epoch in range(3)}
+
+
+def weights_of(run: TrainRun) -> dict[str, torch.Tensor]:
+    """Everything that the last checkpoint holds."""
+    store = run.open_store().child("checkpoints")
+    loaded = Checkpoints(store, SingleRank(), attempt="reader", warn=pytest.fail).load_newest()
+    assert loaded is not None and loaded.step == STEPS
+    return loaded.tensors
+
+
+def losses_of(run: TrainRun) -> list[tuple[int, float, float]]:
+    """Step, loss and gradient norm, as the run's log has them."""
+    store = run.open_store()
+    lines = [json.loads(line) for info in store.list("metrics/") for line in store.read(info.key).splitlines()]
+    return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines]
