@@ -1,4 +1,4 @@
-"""One recurrent layer in one direction: Elman, GRU and LSTM.
+"""One recurrent layer in one direction, on torch's own kernels: Elman, GRU and LSTM.
 
 Weights have torch.nn's names and layout, so they can be exchanged with it. Sequences run on torch's kernels; one step
 runs on cell functions, because torch's LSTM kernel packs its weights anew at every call (10 times slower for one step).
@@ -7,7 +7,6 @@ runs on cell functions, because torch's LSTM kernel packs its weights anew at ev
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar
 
@@ -16,107 +15,139 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recurra.models.config import ModelConfig
-from recurra.models.core import Segment, last_real
+from recurra.models.core import last_real
 from recurra.models.state import State, where_rows
+from recurra.models.window import Window
 
 SATURATED = 1e4
 """Pre-activation whose sigmoid is exactly 1, and exactly 0 when negative, in every float type."""
 
 
 class Cell(nn.Module, ABC):
-    """Base of the cells; `h` of the state is the output.
+    """Base of all cells; `h` of the state is the output.
 
     Args:
         input_size: Features of one step (D).
-        config: `hidden_size`, `learned_initial_state` and `regularisation.weight_drop` are used.
+        sizes: Units of each tensor of the state, by name.
+        learned_start: Whether sequences start from learned values instead of zeros.
+    """
+
+    def __init__(self, input_size: int, sizes: dict[str, int], *, learned_start: bool) -> None:
+        super().__init__()
+        self.input_size = input_size
+        self.sizes = sizes
+        self.start = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(size)) for name, size in sizes.items()} if learned_start else {}
+        )
+
+    @property
+    def output_size(self) -> int:
+        return self.sizes["h"]
+
+    def start_state(self, batch: int, device: torch.device | str) -> State:
+        """What every sequence starts from, in memory of its own."""
+        if self.start:
+            return {name: self.start[name].to(device).repeat(batch, 1) for name in self.sizes}
+        dtype = next(self.parameters()).dtype
+        return {name: torch.zeros(batch, size, dtype=dtype, device=device) for name, size in self.sizes.items()}
+
+    @abstractmethod
+    def forward(self, x_BTD: Tensor, state: State, window: Window) -> tuple[Tensor, State]:
+        """Outputs [B, T, h], arbitrary in padding, and the state after each row's last real step."""
+
+    @abstractmethod
+    def step(self, x_BD: Tensor, state: State) -> State:
+        """The state after one step, with nothing dropped."""
+
+
+class GatedCell(Cell):
+    """Base of the cells with an input and a recurrent matrix.
+
+    Args:
+        input_size: Features of one step (D).
+        config: Sizes, start and weight drop.
+        sizes: As for `Cell`.
     """
 
     gates: ClassVar[int]
-    names: ClassVar[tuple[str, ...]] = ("h",)
 
-    def __init__(self, input_size: int, config: ModelConfig) -> None:
-        super().__init__()
-        self.input_size = input_size
+    def __init__(self, input_size: int, config: ModelConfig, sizes: dict[str, int]) -> None:
+        super().__init__(input_size, sizes, learned_start=config.learned_initial_state)
         self.hidden_size = config.hidden_size
         self.weight_drop = config.regularisation.weight_drop
         rows = self.gates * self.hidden_size
         self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
-        self.weight_hh = nn.Parameter(torch.empty(rows, self.hidden_size))
+        self.weight_hh = nn.Parameter(torch.empty(rows, sizes["h"]))
         self.bias_ih = nn.Parameter(torch.zeros(rows))
         self.bias_hh = nn.Parameter(torch.zeros(rows))
-        self.start = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(self.hidden_size)) for name in self.names}
-            if config.learned_initial_state
-            else {}
-        )
         for gate in range(self.gates):
-            block = slice(gate * self.hidden_size, (gate + 1) * self.hidden_size)
-            nn.init.xavier_uniform_(self.weight_ih.data[block])
-            nn.init.orthogonal_(self.weight_hh.data[block])  # Saxe et al. 2014, arXiv 1312.6120
+            nn.init.xavier_uniform_(self.block(self.weight_ih, gate))
+            nn.init.orthogonal_(self.block(self.weight_hh, gate))  # Saxe et al. 2014, arXiv 1312.6120
 
-    def start_state(self, batch: int, device: torch.device | str) -> State:
-        if self.start:
-            return {name: self.start[name].to(device).expand(batch, -1) for name in self.names}
-        zeros = torch.zeros(batch, self.hidden_size, dtype=self.weight_hh.dtype, device=device)
-        return dict.fromkeys(self.names, zeros)
+    def block(self, parameter: Tensor, gate: int) -> Tensor:
+        """The rows of one gate, to initialise."""
+        return parameter.detach()[gate * self.hidden_size : (gate + 1) * self.hidden_size]
 
-    def forward(self, x_BTD: Tensor, state: State, segments: Sequence[Segment]) -> tuple[Tensor, State]:
-        """Run over a cut window; outputs in padding are arbitrary. One weight-drop mask holds for the whole window."""
-        weights = self._weights()
+    def forward(self, x_BTD: Tensor, state: State, window: Window) -> tuple[Tensor, State]:
+        """As `Cell.forward`; one weight-drop mask holds for the whole window."""
+        weights = self.weights(dropped=self.training)
         outputs = []
-        for segment in segments:
+        for segment in window.segments:
             if segment.reset_B is not None:
                 start = self.start_state(x_BTD.shape[0], x_BTD.device)
                 state = where_rows(segment.reset_B.to(x_BTD.device), start, state)
             x = x_BTD[:, segment.begin : segment.end]
-            if segment.end - segment.begin == 1:
-                y, state = self._single(x, state, segment.lengths_B, weights)
-            elif segment.end > segment.begin:
+            if segment.end > segment.begin:
                 y, state = self._sequence(x, state, segment.lengths_B, weights)
             else:
-                y = x_BTD.new_zeros(x_BTD.shape[0], 0, self.hidden_size)
+                y = x_BTD.new_zeros(x_BTD.shape[0], 0, self.output_size)
             outputs.append(y)
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)), state
 
     def step(self, x_BD: Tensor, state: State) -> State:
-        """The state after one step, without weight drop."""
-        return self._advance(x_BD, state, [self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh])
+        return self._advance(x_BD, state, self.weights(dropped=False))
+
+    def weights(self, *, dropped: bool) -> list[Tensor]:
+        """Input and recurrent matrix and their biases, in torch's order; recurrent weights dropped if asked."""
+        weight_hh: Tensor = self.weight_hh
+        if dropped and self.weight_drop:
+            weight_hh = functional.dropout(weight_hh, self.weight_drop)
+        return [self.weight_ih, weight_hh, self.bias_ih, self.bias_hh]
 
     @abstractmethod
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
-    ) -> tuple[Tensor, State]: ...
+    ) -> tuple[Tensor, State]:
+        """At least one step without resets."""
 
     @abstractmethod
-    def _advance(self, x_BD: Tensor, state: State, weights: list[Tensor]) -> State: ...
+    def _advance(self, x_BD: Tensor, state: State, weights: list[Tensor]) -> State:
+        """One step."""
 
     def _single(
         self, x_B1D: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
     ) -> tuple[Tensor, State]:
+        """A segment of one step, without the cost of a sequence kernel."""
         following = self._advance(x_B1D[:, 0], state, weights)
         if lengths_B is not None:
             following = where_rows(lengths_B.to(x_B1D.device) > 0, following, state)
         return following["h"][:, None], following
 
-    def _weights(self) -> list[Tensor]:
-        weight_hh = (
-            functional.dropout(self.weight_hh, self.weight_drop, self.training) if self.weight_drop else self.weight_hh
-        )
-        return [self.weight_ih, weight_hh, self.bias_ih, self.bias_hh]
 
-
-class ElmanCell(Cell):
+class ElmanCell(GatedCell):
     """`h = f(W x + U h + b)` with f = tanh, or relu when `model.nonlinearity` says so."""
 
     gates = 1
 
     def __init__(self, input_size: int, config: ModelConfig) -> None:
-        super().__init__(input_size, config)
+        super().__init__(input_size, config, {"h": config.hidden_size})
         self.relu = config.nonlinearity == "relu"
 
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
     ) -> tuple[Tensor, State]:
+        if x_BTD.shape[1] == 1:
+            return self._single(x_BTD, state, lengths_B, weights)
         run = torch.rnn_relu if self.relu else torch.rnn_tanh
         y_BTH, h_1BH = run(x_BTD, state["h"][None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return y_BTH, {"h": h_1BH[0] if lengths_B is None else last_real(y_BTH, lengths_B, state["h"])}
@@ -126,14 +157,21 @@ class ElmanCell(Cell):
         return {"h": run(x_BD, state["h"], *weights)}
 
 
-class GruCell(Cell):
+class GruCell(GatedCell):
     """Cho et al. 2014 (arXiv 1406.1078), with the reset gate after the recurrent product, as cuDNN has it."""
 
     gates = 3
 
+    def __init__(self, input_size: int, config: ModelConfig) -> None:
+        super().__init__(input_size, config, {"h": config.hidden_size})
+        if config.chrono_steps is not None:
+            self.block(self.bias_ih, 1).copy_(chrono_bias(self.hidden_size, config.chrono_steps))
+
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
     ) -> tuple[Tensor, State]:
+        if x_BTD.shape[1] == 1:
+            return self._single(x_BTD, state, lengths_B, weights)
         y_BTH, h_1BH = torch.gru(x_BTD, state["h"][None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return y_BTH, {"h": h_1BH[0] if lengths_B is None else last_real(y_BTH, lengths_B, state["h"])}
 
@@ -141,19 +179,20 @@ class GruCell(Cell):
         return {"h": torch.gru_cell(x_BD, state["h"], *weights)}
 
 
-class LstmCell(Cell):
+class LstmCell(GatedCell):
     """Hochreiter and Schmidhuber 1997 with forget gates; their bias starts at 1 (Jozefowicz et al. 2015)."""
 
     gates = 4
-    names = ("h", "c")
 
     def __init__(self, input_size: int, config: ModelConfig) -> None:
-        super().__init__(input_size, config)
-        nn.init.ones_(self.bias_ih.data[self.hidden_size : 2 * self.hidden_size])
+        super().__init__(input_size, config, {"h": config.hidden_size, "c": config.hidden_size})
+        start_lstm_biases(self, config.chrono_steps)
 
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
     ) -> tuple[Tensor, State]:
+        if x_BTD.shape[1] == 1:
+            return self._single(x_BTD, state, lengths_B, weights)
         start = (state["h"][None].contiguous(), state["c"][None].contiguous())
         if lengths_B is not None:
             x_BTD, weights = self._freeze_padding(x_BTD, lengths_B, weights)
@@ -177,6 +216,21 @@ class LstmCell(Cell):
         column = weights[0].new_tensor([-SATURATED, SATURATED, 0.0, 0.0]).repeat_interleave(self.hidden_size)
         wide = torch.cat([weights[0], column[:, None]], 1)
         return torch.cat([x_BTD, padding_BT[:, :, None]], 2), [wide, *weights[1:]]
+
+
+def start_lstm_biases(cell: GatedCell, chrono_steps: int | None) -> None:
+    """Forget gates open: at 1, or so that units remember for 1 to `chrono_steps` steps."""
+    if chrono_steps is None:
+        cell.block(cell.bias_ih, 1).fill_(1.0)
+        return
+    bias = chrono_bias(cell.hidden_size, chrono_steps)
+    cell.block(cell.bias_ih, 1).copy_(bias)
+    cell.block(cell.bias_ih, 0).copy_(-bias)
+
+
+def chrono_bias(size: int, steps: int) -> Tensor:
+    """log(u) with u uniform in [1, steps - 1] (Tallec and Ollivier 2018, arXiv 1804.11188)."""
+    return torch.empty(size).uniform_(1, max(steps - 1, 1 + 1e-6)).log()
 
 
 def _precision(device: torch.device) -> AbstractContextManager[object]:

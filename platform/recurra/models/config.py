@@ -34,6 +34,8 @@ class RegularisationConfig(Section):
     """One dropout mask for all time steps of a window (Gal and Ghahramani 2016, arXiv 1512.05287)."""
     weight_drop: float = Field(default=0.0, ge=0, lt=1)
     """Chance to drop a recurrent weight (Merity et al. 2017, arXiv 1708.02182); rnn, gru and lstm."""
+    zoneout: float = Field(default=0.0, ge=0, lt=1)
+    """Chance that a unit keeps its last value (Krueger et al. 2017, arXiv 1606.01305); rnn, gru and lstm."""
     embedding_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Chance to drop a whole word of the embedding, everywhere in the batch."""
     l1: float = Field(default=0.0, ge=0)
@@ -45,12 +47,21 @@ class RegularisationConfig(Section):
 class ModelConfig(Section):
     """Embedding, recurrent core, attention or pooling."""
 
-    cell: Literal["rnn", "gru", "lstm", "ntm"] = "lstm"
+    cell: Literal["rnn", "gru", "lstm", "minlstm", "mingru", "ntm"] = "lstm"
+    """minlstm and mingru (arXiv 2410.01201) train in parallel over time; ntm has an external memory."""
     hidden_size: int = Field(default=256, ge=1, le=65536)
     """Units in each layer (H)."""
     layers: int = Field(default=1, ge=1, le=64)
     nonlinearity: Literal["tanh", "relu"] = "tanh"
     """Of rnn cells; gru and lstm always use tanh."""
+    layer_norm: bool = False
+    """Normalise the pre-activations of rnn, gru and lstm (Ba, Kiros, Hinton 2016, arXiv 1607.06450)."""
+    peephole: bool = False
+    """Let the gates of an lstm see its cell state (Gers, Schraudolph, Schmidhuber 2002)."""
+    projection_size: int | None = Field(default=None, ge=1)
+    """Units of an lstm's output, fewer than hidden_size (Sak et al. 2014, arXiv 1402.1128); null = hidden_size."""
+    chrono_steps: int | None = Field(default=None, ge=2)
+    """Start gates so that units remember for 1 up to so many steps (Tallec and Ollivier 2018, arXiv 1804.11188)."""
     bidirectional: bool = False
     """Read each sequence from both ends. Such a model cannot step, so it has no sessions."""
     embedding_size: int | None = Field(default=None, ge=1)
@@ -64,18 +75,56 @@ class ModelConfig(Section):
     pooling: Literal["last", "mean", "max"] = "last"
     """How a sequence becomes one vector when attention is none; for tasks with one output a sequence."""
     learned_initial_state: bool = False
+    """Learn what each sequence starts from, instead of zeros. An ntm always does."""
     ntm: NtmConfig = NtmConfig()
     regularisation: RegularisationConfig = RegularisationConfig()
 
+    @property
+    def output_size(self) -> int:
+        """Units of one output of a recurrent core (H)."""
+        return (self.projection_size or self.hidden_size) * (2 if self.bidirectional else 1)
+
     @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
+    def _check_tying(self) -> ModelConfig:
         embedding = self.embedding_size or self.hidden_size
-        width = self.hidden_size * (2 if self.bidirectional else 1)
-        if self.tied_embeddings and embedding != width:
+        if self.tied_embeddings and self.cell == "ntm":
             raise ValueError(
-                f"model.tied_embeddings is true, but the embedding has {embedding} units and the core's output {width}. "
-                f"Set model.embedding_size to {width}."
+                "model.tied_embeddings is true with model.cell = ntm, whose output has its reads beside the hidden units. "
+                "Set tied_embeddings to false."
             )
+        if self.tied_embeddings and embedding != self.output_size:
+            raise ValueError(
+                f"model.tied_embeddings is true, but the embedding has {embedding} units and the core's output "
+                f"{self.output_size}. Set model.embedding_size to {self.output_size}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_options_of_the_cell(self) -> ModelConfig:
+        gated, lstm = ("rnn", "gru", "lstm"), ("lstm",)
+        needs = {
+            "layer_norm": (self.layer_norm, gated),
+            "regularisation.zoneout": (self.regularisation.zoneout, gated),
+            "regularisation.weight_drop": (self.regularisation.weight_drop, gated),
+            "peephole": (self.peephole, lstm),
+            "projection_size": (self.projection_size, lstm),
+            "chrono_steps": (self.chrono_steps, ("gru", "lstm", "minlstm", "mingru")),
+        }
+        for name, (value, cells) in needs.items():
+            if value and self.cell not in cells:
+                raise ValueError(
+                    f"model.{name} is {value}, which a {self.cell} does not have. Remove it, or set model.cell to "
+                    f"{' or '.join(cells)}."
+                )
+        if self.projection_size is not None and self.projection_size >= self.hidden_size:
+            raise ValueError(
+                f"model.projection_size is {self.projection_size} and hidden_size {self.hidden_size}. "
+                "Set projection_size below hidden_size, or remove it."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_ntm(self) -> ModelConfig:
         if self.cell == "ntm" and (self.layers != 1 or self.bidirectional):
             raise ValueError(
                 f"model.cell is ntm with layers = {self.layers} and bidirectional = {self.bidirectional}. "

@@ -65,7 +65,7 @@ class NtmCore(Core):
             "reads": self.start_reads,
             **{f"controller.{name}": self.start_controller[name] for name in self.controller.names},
         }
-        return {name: value.to(device).expand(batch, *value.shape) for name, value in starts.items()}
+        return {name: value.to(device).repeat(batch, *[1] * value.dim()) for name, value in starts.items()}
 
     def forward(
         self,

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from recurra.errors import ModelError
 from recurra.models.cells import Cell, ElmanCell, GruCell, LstmCell
 from recurra.models.config import ModelConfig
-from recurra.models.core import Core, Segment, blank_padding, cut_at_resets, mask_of
+from recurra.models.core import Core, blank_padding
 from recurra.models.dropout import TimeDropout
+from recurra.models.looped import LoopedElmanCell, LoopedGruCell, LoopedLstmCell
+from recurra.models.minimal import MinGruCell, MinLstmCell
 from recurra.models.state import State, StateSpec, StateTensor
+from recurra.models.window import Window
 
-CELLS: dict[str, type[Cell]] = {"rnn": ElmanCell, "gru": GruCell, "lstm": LstmCell}
+
+def build_cell(config: ModelConfig, input_size: int) -> Cell:
+    """One layer in one direction: on torch's kernels where these have every option asked for, else step by step."""
+    looped = config.layer_norm or config.peephole or bool(config.projection_size or config.regularisation.zoneout)
+    match config.cell:
+        case "rnn":
+            return LoopedElmanCell(input_size, config) if looped else ElmanCell(input_size, config)
+        case "gru":
+            return LoopedGruCell(input_size, config) if looped else GruCell(input_size, config)
+        case "lstm":
+            return LoopedLstmCell(input_size, config) if looped else LstmCell(input_size, config)
+        case "mingru":
+            return MinGruCell(input_size, config)
+        case "minlstm":
+            return MinLstmCell(input_size, config)
+        case "ntm":
+            raise AssertionError("an NTM is a core of its own")
 
 
 class RecurrentStack(Core):
@@ -24,7 +41,7 @@ class RecurrentStack(Core):
         super().__init__()
         directions = ("forward", "backward") if config.bidirectional else ("",)
         self.input_size = input_size
-        self.output_size = config.hidden_size * len(directions)
+        self.output_size = (config.projection_size or config.hidden_size) * len(directions)
         self.steppable = not config.bidirectional
         self.residual = config.residual
         self.cells = nn.ModuleDict()
@@ -35,7 +52,7 @@ class RecurrentStack(Core):
             size = self.output_size if layer else input_size
             self.prefixes.append([f"{layer}.{direction}".rstrip(".") for direction in directions])
             for prefix in self.prefixes[-1]:
-                self.cells[prefix.replace(".", "_")] = CELLS[config.cell](size, config)
+                self.cells[prefix.replace(".", "_")] = build_cell(config, size)
         regularisation = config.regularisation
         self.dropout = TimeDropout(regularisation.dropout, variational=regularisation.variational)
 
@@ -71,7 +88,7 @@ class RecurrentStack(Core):
     ) -> tuple[Tensor, State]:
         batch, steps = x_BTD.shape[:2]
         state = self.zero_state(batch, x_BTD.device) if state is None else state
-        window = _Window(steps, lengths_B, reset_BT, both=not self.steppable)
+        window = Window(steps, lengths_B, reset_BT)
         x = blank_padding(x_BTD, lengths_B)
         following: State = {}
         for layer, prefixes in enumerate(self.prefixes):
@@ -97,55 +114,19 @@ class RecurrentStack(Core):
         x = x_BD
         for layer, (prefix,) in enumerate(self.prefixes):
             cell = self.cell(prefix)
-            after = cell.step(x, {name: state[f"{prefix}.{name}"] for name in cell.names})
+            after = cell.step(x, {name: state[f"{prefix}.{name}"] for name in cell.sizes})
             following.update({f"{prefix}.{name}": value for name, value in after.items()})
             x = x + after["h"] if self.residual and layer else after["h"]
         return x, following
 
-    def _run(self, prefix: str, x_BTD: Tensor, state: State, window: _Window, backward: bool) -> tuple[Tensor, State]:
+    def _run(self, prefix: str, x_BTD: Tensor, state: State, window: Window, backward: bool) -> tuple[Tensor, State]:
         cell = self.cell(prefix)
-        own = {name: state[f"{prefix}.{name}"] for name in cell.names}
+        own = {name: state[f"{prefix}.{name}"] for name in cell.sizes}
         if not backward:
-            y, after = cell(x_BTD, own, window.segments)
+            y, after = cell(x_BTD, own, window)
             return y, after
-        y, after = cell(window.reverse(x_BTD), own, window.reversed_segments)
-        return window.reverse(y), after
+        y, after = cell(window.turn(x_BTD), own, window.backward)
+        return window.turn(y), after
 
     def _flat_prefixes(self) -> list[str]:
         return [prefix for prefixes in self.prefixes for prefix in prefixes]
-
-
-class _Window:
-    """How one window is cut, read from the front and, for bidirectional layers, from each row's last real step."""
-
-    def __init__(self, steps: int, lengths_B: Tensor | None, reset_BT: Tensor | None, *, both: bool) -> None:
-        self.steps = steps
-        self.lengths_B = lengths_B
-        self.segments: Sequence[Segment] = cut_at_resets(steps, lengths_B, reset_BT)
-        self.reversed_segments: Sequence[Segment] = ()
-        if both:
-            turned_BT = None if reset_BT is None else self._turn_resets(reset_BT)
-            self.reversed_segments = cut_at_resets(steps, lengths_B, turned_BT)
-
-    def reverse(self, values_BTD: Tensor) -> Tensor:
-        """Each row's real steps in reverse order; padding stays where it is."""
-        if self.lengths_B is None:
-            return values_BTD.flip(1)
-        order_BT = self._order(self.lengths_B.to(values_BTD.device))
-        return values_BTD.gather(1, order_BT[:, :, None].expand_as(values_BTD))
-
-    def _order(self, lengths_B: Tensor) -> Tensor:
-        steps_T = torch.arange(self.steps, device=lengths_B.device)
-        mirrored_BT = lengths_B[:, None] - 1 - steps_T
-        return torch.where(mirrored_BT >= 0, mirrored_BT, steps_T)
-
-    def _turn_resets(self, reset_BT: Tensor) -> Tensor:
-        """A sequence that starts at s ends, read backwards, at s: the one before it starts at the step after that."""
-        lengths_B = (
-            torch.full((reset_BT.shape[0],), self.steps, device=reset_BT.device)
-            if self.lengths_B is None
-            else self.lengths_B.to(reset_BT.device)
-        )
-        real_BT = reset_BT & mask_of(lengths_B, self.steps, reset_BT.device)
-        ends_BT = torch.cat([real_BT[:, 1:], torch.zeros_like(real_BT[:, :1])], 1)
-        return ends_BT.gather(1, self._order(lengths_B))

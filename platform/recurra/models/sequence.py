@@ -199,7 +199,7 @@ class SequenceModel(nn.Module):
         last_BH = last_real(y_BTH, lengths_B, y_BTH.new_zeros(y_BTH.shape[0], y_BTH.shape[2]))
         if not self.config.bidirectional:
             return last_BH
-        half = self.config.hidden_size
+        half = self.core.output_size // 2
         rows_B = torch.arange(y_BTH.shape[0], device=y_BTH.device)
         return torch.cat([last_BH[:, :half], y_BTH[rows_B, begins_B, half:]], 1)
 

@@ -23,3 +23,32 @@ def test_a_section_survives_its_dump():
     config = parse({"cell": "ntm", "ntm": {"read_heads": 2}, "regularisation": {"dropout": 0.1}}, ModelConfig)
 
     assert parse(dump(config), ModelConfig) == config
+
+
+@pytest.mark.parametrize(
+    ("cell", "change"),
+    [
+        ("gru", {"peephole": True}),
+        ("rnn", {"projection_size": 3}),
+        ("mingru", {"layer_norm": True}),
+        ("ntm", {"regularisation": {"zoneout": 0.1}}),
+        ("minlstm", {"regularisation": {"weight_drop": 0.1}}),
+        ("rnn", {"chrono_steps": 50}),
+    ],
+)
+def test_an_option_that_the_cell_does_not_have_is_refused(cell, change):
+    """A setting without effect would be believed to have one."""
+    with pytest.raises(ConfigError, match=rf"which a {cell} does not have\. Remove it, or set model\.cell to"):
+        parse({"cell": cell, **change}, ModelConfig)
+
+
+def test_a_projection_must_be_smaller_than_the_layer():
+    """It is there to make the recurrent matrix smaller."""
+    with pytest.raises(ConfigError, match="projection_size is 8 and hidden_size 8. Set projection_size below"):
+        parse({"hidden_size": 8, "projection_size": 8}, ModelConfig)
+
+
+def test_an_ntm_cannot_tie_its_embedding():
+    """Its output is wider than its hidden units by the reads."""
+    with pytest.raises(ConfigError, match="reads beside the hidden units. Set tied_embeddings to false"):
+        parse({"cell": "ntm", "tied_embeddings": True}, ModelConfig)

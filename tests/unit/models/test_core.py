@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from recurra.errors import ModelError
 from recurra.models.build import build_core
-from recurra.models.config import ModelConfig, NtmConfig
+from recurra.models.config import ModelConfig, NtmConfig, RegularisationConfig
 from recurra.models.core import Core, cut_at_resets
 
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-5}
@@ -35,13 +35,19 @@ class Case:
 
 @st.composite
 def recurrent_configs(draw, *, bidirectional=False):
+    cell = draw(st.sampled_from(["rnn", "gru", "lstm", "mingru", "minlstm"]))
+    gated, size = cell in ("rnn", "gru", "lstm"), draw(st.integers(2, 5))
     return ModelConfig(
-        cell=draw(st.sampled_from(["rnn", "gru", "lstm"])),
+        cell=cell,
         nonlinearity=draw(st.sampled_from(["tanh", "relu"])),
-        hidden_size=draw(st.integers(1, 5)),
+        hidden_size=size,
         layers=draw(st.integers(1, 3)),
         residual=draw(st.booleans()),
         learned_initial_state=draw(st.booleans()),
+        layer_norm=gated and draw(st.booleans()),
+        peephole=cell == "lstm" and draw(st.booleans()),
+        projection_size=draw(st.sampled_from([None, 1, size - 1])) if cell == "lstm" else None,
+        regularisation=RegularisationConfig(zoneout=draw(st.sampled_from([0.0, 0.3])) if gated else 0.0),
         bidirectional=bidirectional,
     )
 
@@ -66,7 +72,7 @@ def cases(draw, configs=None):
     dtype = draw(st.sampled_from([torch.float64, torch.float32]))
     batch, steps, size = draw(st.integers(1, 4)), draw(st.integers(1, 7)), draw(st.integers(1, 3))
     config = draw(configs if configs is not None else st.one_of(recurrent_configs(), ntm_configs()))
-    core = build_core(config, size).to(dtype)
+    core = build_core(config, size).to(dtype).eval()
     with torch.no_grad():
         for parameter in core.parameters():
             parameter.normal_(std=0.5)
@@ -204,11 +210,19 @@ def test_gradients_of_a_batch_are_the_sums_over_its_rows(case):
     assert_close(list(whole), [sum(values) for values in zip(*alone, strict=True)], atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "ntm"])
-def test_bfloat16_autocast_stays_finite_and_keeps_the_state_in_float32(cell):
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    "config",
+    [*({"cell": cell} for cell in ("rnn", "gru", "lstm", "minlstm", "mingru", "ntm"))]
+    + [
+        {"cell": "lstm", "layer_norm": True, "peephole": True, "projection_size": 4, "regularisation": {"zoneout": 0.2}}
+    ],
+    ids=lambda config: "-".join(config.values()) if len(config) == 1 else "options",
+)
+def test_bfloat16_autocast_stays_finite_and_keeps_the_state_in_float32(config, training):
     """Mixed precision is for products; a state that loses digits at every step would drift."""
     torch.manual_seed(0)
-    core = build_core(ModelConfig(cell=cell, hidden_size=6), 3)
+    core = build_core(ModelConfig(hidden_size=6, **config), 3).train(training)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y_BTH, state = core(torch.randn(2, 30, 3) * 10, None, torch.tensor([30, 12]))

@@ -81,20 +81,42 @@ def test_the_forget_gate_starts_open_and_recurrent_weights_start_orthogonal():
         assert_close(block @ block.T, torch.eye(4), atol=1e-6, rtol=0)
 
 
-def test_weight_drop_draws_one_mask_for_the_whole_window_and_none_when_stepping_or_evaluating():
-    """Merity et al. 2017: a recurrent connection is missing at every step or at none, even across resets."""
+def test_weight_drop_draws_one_mask_for_the_whole_window():
+    """Merity et al. 2017: a recurrent connection is missing at every step or at none, even across a reset."""
     torch.manual_seed(0)
-    config = ModelConfig(cell="rnn", hidden_size=8, regularisation=RegularisationConfig(weight_drop=0.5))
+    config = ModelConfig(
+        cell="rnn", hidden_size=8, learned_initial_state=True, regularisation=RegularisationConfig(weight_drop=0.5)
+    )
     stack = RecurrentStack(config, 1)
+    torch.nn.init.normal_(stack.cell("0").start["h"])
     x_BTD = torch.zeros(2, 6, 1)
-    reset_BT = torch.tensor([[False, False, False, True, False, False], [True] + [False] * 5])
-    state = {"0.h": torch.ones(1, 8).expand(2, 8)}
+    reset_BT = torch.tensor([[False, False, False, True, False, False], [False] * 6])
 
-    dropped_BTH, _ = stack(x_BTD, {"0.h": state["0.h"] * torch.tensor([[1.0], [0.0]])}, None, reset_BT)
-    full_BTH, _ = stack.eval()(x_BTD, state)
+    dropped_BTH, _ = stack(x_BTD, None, None, reset_BT)
+    full_BTH, _ = stack.eval()(x_BTD)
 
-    assert not torch.allclose(dropped_BTH[0, 0], full_BTH[0, 0])
-    assert_close(stack.train().step(x_BTD[:, 0], state)[0], full_BTH[:, 0])
+    assert_close(dropped_BTH[0, 3:], dropped_BTH[1, :3])
+    assert not torch.allclose(dropped_BTH[1], full_BTH[1])
+
+
+def test_weights_are_never_dropped_in_a_step():
+    """Serving steps; chance has no place there."""
+    torch.manual_seed(0)
+    config = ModelConfig(cell="lstm", hidden_size=8, regularisation=RegularisationConfig(weight_drop=0.5, zoneout=0.5))
+    stack = RecurrentStack(config, 1)
+    state = {name: value + 1 for name, value in stack.zero_state(1).items()}
+
+    assert_close(stack.train().step(torch.ones(1, 1), state), stack.eval().step(torch.ones(1, 1), state))
+
+
+def test_chrono_starts_open_the_forget_gate_and_close_the_input_gate_as_much():
+    """Tallec and Ollivier 2018, equation 16."""
+    torch.manual_seed(0)
+    cell = RecurrentStack(ModelConfig(cell="lstm", hidden_size=200, chrono_steps=50), 1).cell("0")
+
+    entry, forget = cell.bias_ih[:200], cell.bias_ih[200:400]
+    assert_close(entry, -forget)
+    assert forget.exp().min() >= 1 and 40 < forget.exp().max() <= 49
 
 
 def test_dropout_acts_between_layers_and_on_the_output_in_training_only():

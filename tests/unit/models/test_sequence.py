@@ -20,14 +20,17 @@ def models(draw, *, attention=("none",), bidirectional=(False,)):
     torch.manual_seed(draw(st.integers(0, 10_000)))
     per_step = draw(st.booleans())
     both = draw(st.sampled_from(bidirectional))
+    cell = draw(
+        st.sampled_from(["rnn", "gru", "lstm", "minlstm"] if both else ["rnn", "gru", "lstm", "minlstm", "ntm"])
+    )
     config = ModelConfig(
-        cell=draw(st.sampled_from(["rnn", "gru", "lstm"] if both else ["rnn", "gru", "lstm", "ntm"])),
+        cell=cell,
         hidden_size=draw(st.integers(1, 4)),
         bidirectional=both,
         attention="none" if per_step else draw(st.sampled_from(attention)),
         pooling="last" if per_step else draw(st.sampled_from(["last", "mean", "max"])),
         ntm=SMALL_NTM,
-        regularisation=RegularisationConfig(dropout=0.5, embedding_dropout=0.5, weight_drop=0.5),
+        regularisation=RegularisationConfig(dropout=0.5, embedding_dropout=0.5),
     )
     kind = draw(st.sampled_from(["tokens", "features"]))
     model = SequenceModel(config, ModelShape(kind, 3, 2, per_step)).double().eval()
