@@ -119,13 +119,13 @@ def test_live_processes_are_back_after_the_collector_died(workers):
 
 def test_the_exporter_is_one_scrape_target_for_all(driver, workers):
     """Training has no HTTP server: Prometheus reads its metrics here."""
-    ray.kill(fleet_actor())
-    url = ray.get(fleet_actor("127.0.0.1:0").exporter_url.remote())
+    url = ray.get(fleet_actor().export.remote("127.0.0.1:0"))
+    start = counted(fleet_exposition())
     ray.get([worker.count.remote(2) for worker in workers])
 
     def complete() -> bool:
         with urllib.request.urlopen(url) as answer:
-            return counted(answer.read().decode()) == 4
+            return counted(answer.read().decode()) - start == 4
 
     eventually(complete)
 

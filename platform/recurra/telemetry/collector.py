@@ -17,6 +17,7 @@ from prometheus_client.core import Metric as ExposedMetric
 from prometheus_client.registry import Collector
 
 from recurra.errors import ConfigError
+from recurra.telemetry.events import EventLog
 from recurra.telemetry.federation import Family, Snapshot, SnapshotCollector, compact, expose, load_snapshot, merge
 from recurra.telemetry.table import BY_NAME
 
@@ -58,7 +59,7 @@ class FleetCollector:
         options: CollectorOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Starts the HTTP exporter when `address` ("127.0.0.1:9464", port 0 = any free one) is given."""
+        """Calls `export` when `address` is given; an address that is taken is an event, not the end of all metrics."""
         self._options = options or CollectorOptions()
         self._clock = clock
         self._started_s = time.time()
@@ -69,10 +70,24 @@ class FleetCollector:
         self._reading = asyncio.Lock()
         self._changed = asyncio.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._url = _start_exporter(address, self) if address else None
+        self._url: str | None = None
+        if address:
+            try:
+                self._url = _start_exporter(address, self)
+            except ConfigError as exc:
+                EventLog().emit("metrics_exporter_failed", address=address, error=str(exc))
 
-    async def exporter_url(self) -> str | None:
-        """Where the HTTP exporter answers, or None when it was not asked for."""
+    async def export(self, address: str = "127.0.0.1:0") -> str:
+        """Serve `collect()` over HTTP; the URL. One that is served already stays as it is.
+
+        Args:
+            address: `host:port`; port 0 = any free one.
+
+        Raises:
+            ConfigError: It is no address, or taken.
+        """
+        if self._url is None:
+            self._url = _start_exporter(address, self)
         return self._url
 
     async def push(self, source: str, data: bytes, sequence: int, seen_round: int, final: bool = False) -> int:

@@ -157,17 +157,17 @@ def test_the_exporter_answers_on_the_address_it_was_given():
     """One scrape target for training, which has no HTTP server of its own."""
 
     async def scenario():
-        fleet = FleetCollector("127.0.0.1:0", QUICK)
-        url = await fleet.exporter_url()
+        fleet = FleetCollector(options=QUICK)
+        url = await fleet.export("127.0.0.1:0")
         empty = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
         task = asyncio.create_task(report(fleet, "a", source_of(4)))
         await asyncio.sleep(0)
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
         task.cancel()
-        return url, empty, text
+        return url, await fleet.export(), empty, text
 
-    url, empty, text = asyncio.run(scenario())
-    assert url.startswith("http://127.0.0.1:")
+    url, again, empty, text = asyncio.run(scenario())
+    assert url.startswith("http://127.0.0.1:") and again == url
     assert 'recurra_fleet_sources{state="live"} 0.0' in empty
     assert f'{NAME}{{model="m"}} 4.0' in text
 
@@ -179,13 +179,17 @@ def test_an_address_that_is_none_is_refused(address):
         parse_address(address)
 
 
-def test_a_port_that_is_taken_is_named():
-    """Two clusters on one machine with the same setting."""
+def test_a_port_that_is_taken_is_named_and_ends_nothing(capsys):
+    """Two clusters on one machine with the same setting: the second goes on counting."""
 
     async def scenario():
-        fleet = FleetCollector("127.0.0.1:0", QUICK)
-        taken = (await fleet.exporter_url()).removeprefix("http://").removesuffix("/metrics")
+        url = await FleetCollector(options=QUICK).export()
+        taken = url.removeprefix("http://").removesuffix("/metrics")
         with pytest.raises(ConfigError, match=f"cannot listen on {taken}"):
-            FleetCollector(taken, QUICK)
+            await FleetCollector(options=QUICK).export(taken)
+        second = FleetCollector(taken, QUICK)
+        await second.push("a", source_of(4).snapshot(), 1, 0)
+        return total(second)
 
-    asyncio.run(scenario())
+    assert asyncio.run(scenario()) == 4.0
+    assert "metrics_exporter_failed" in capsys.readouterr().err
