@@ -14,11 +14,9 @@ class SessionConfig(Section):
     """Seconds without a request after which a session expires."""
     memory_bytes: int = Field(default=256 << 20, ge=1 << 16)
     """Bytes of states that a replica keeps in memory; the least recently used ones are then read from the store again."""
-    per_key_limit: int = Field(default=100_000, ge=1)
-    """Live sessions that one replica holds in memory before it refuses to create more (429)."""
     url: str | None = None
     """Where states are written through to; null = `sessions` beside the registry."""
-    trust_s: float = Field(default=30.0, gt=0)
+    trust_s: float = Field(default=10.0, gt=0)
     """Seconds that a replica believes its own copy of a session before it looks into the store for a newer one."""
 
 

@@ -141,6 +141,11 @@ class Engine:
         self._notify()
 
     @property
+    def initial_state(self) -> bytes:
+        """What every sequence starts from, as `Sequence.state`."""
+        return self._slots.initial
+
+    @property
     def waiting(self) -> int:
         """Sequences that no forward pass or step has seen yet, roughly."""
         return len(self._inbox) + len(self._waiting) + len(self._encode)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import dataclass, field
 
+import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 
+from recurra.data.vocabulary import ByteVocabulary
 from recurra.models.config import ModelConfig
 from recurra.models.sequence import ModelShape, SequenceModel
+from recurra.serving.app import build_asgi
 from recurra.serving.config import ServeConfig
 from recurra.serving.engine import Engine, deliver
 from recurra.serving.engine_metrics import EngineMetrics
+from recurra.serving.service import ServedModel, Service
 from recurra.serving.work import Result, Sequence
+from recurra.storage.store import Store
+from recurra.storage.url import open_store
+from recurra.tasks.classification import ClassificationConfig, ClassificationTask
+from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 from recurra.telemetry.metrics import Metrics
 
 torch.set_num_threads(1)
@@ -109,3 +120,76 @@ def continued(model: SequenceModel, prompt: np.ndarray, count: int) -> list[int]
             tokens.append(int(token))
             logits, state = model.step(token, state)
     return tokens
+
+
+def language_service(store: Store | None = None, *, cell: str = "lstm", **settings) -> Service:
+    """A service of a small untrained byte-level language model."""
+    task = LanguageModelTask(LanguageModelConfig(), ByteVocabulary())
+    torch.manual_seed(3)
+    ntm = {"ntm": {"memory_rows": 8, "memory_width": 4}} if cell == "ntm" else {}
+    model = task.build_model(ModelConfig(cell=cell, hidden_size=12, **ntm)).eval()
+    return service_of(ServedModel("lm", "d" * 64, task, model), store, **settings)
+
+
+def classifier_service(store: Store | None = None, model: dict | None = None, **settings) -> Service:
+    """A service of a small untrained classifier of byte sequences."""
+    task = ClassificationTask(ClassificationConfig(), ["bad", "good"], ByteVocabulary(), None)
+    torch.manual_seed(3)
+    network = task.build_model(ModelConfig(cell="gru", hidden_size=12, **(model or {}))).eval()
+    return service_of(ServedModel("clf", "c" * 64, task, network), store, **settings)
+
+
+def service_of(served: ServedModel, store: Store | None, **settings) -> Service:
+    return Service(served, ServeConfig(**{"slots": 16, **settings}), Metrics(model=served.name), store)
+
+
+class Server:
+    """The application behind a real HTTP server on a free port of 127.0.0.1."""
+
+    def __init__(self, service: Service, api_key: str | None = None) -> None:
+        self.service = service
+        config = uvicorn.Config(build_asgi(service, api_key), port=0, log_level="error", timeout_graceful_shutdown=2)
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive()
+            time.sleep(0.005)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=20)
+
+    def post(self, path: str, **body) -> httpx.Response:
+        return self.client.post(path, json=body)
+
+    def close(self) -> None:
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Starts servers that end with the module."""
+    started: list[Server] = []
+
+    def start(service: Service, api_key: str | None = None) -> Server:
+        started.append(Server(service, api_key))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return open_store(tmp_path_factory.mktemp("store").as_uri())
+
+
+@pytest.fixture(scope="module")
+def lm(serve, store):
+    """A server of a language model with sessions."""
+    return serve(
+        language_service(store.child("lm"), max_steps_per_request=64, max_request_bytes=4096, max_new_tokens=40)
+    )

@@ -1,0 +1,156 @@
+"""The ASGI application of one replica.
+
+Order of layers, outermost first: `Measured` (counts what leaves, errors too), `Answered` (errors to envelopes),
+`Authorised` (before a body is read), `Limited` (reads the body), `Predict` (the hot path), then FastAPI's routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from recurra.errors import RecurraError, RequestError
+from recurra.serving.edge import (
+    BODY,
+    ENDPOINT,
+    ERROR_CODE,
+    Answered,
+    App,
+    Authorised,
+    Limited,
+    Measured,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    internal_error,
+    retry_after,
+    route_path,
+)
+from recurra.serving.messages import PredictRequest, envelope, parse
+from recurra.serving.openapi import describe
+from recurra.serving.parts import Parts
+from recurra.serving.routes_models import add_model_routes
+from recurra.serving.routes_sessions import add_session_routes
+from recurra.serving.service import Service
+from recurra.serving.session_service import SessionService
+from recurra.serving.session_store import SessionStore
+from recurra.serving.sessions import Sessions
+
+PREDICT = "/v1/predict/"
+
+
+def build_asgi(
+    service: Service, api_key: str | None = None, fleet_metrics: Callable[[], Awaitable[str]] | None = None
+) -> App:
+    """The application; its lifespan starts and stops the engine.
+
+    Args:
+        service: The model.
+        api_key: Bearer key that requests must carry; None = open.
+        fleet_metrics: Text of `GET /metrics`; None = this process alone.
+    """
+
+    async def own_metrics() -> str:
+        return service.metrics.exposition()
+
+    sessions: Sessions | None = None
+    store = service.sessions_store
+    if store is not None and service.served.model.steppable:
+        config = service.config.sessions
+        versions = SessionStore(store, service.engine.layout, keep_s=6 * config.trust_s)
+        sessions = Sessions(versions, service.served.digest, config, service.metrics)
+    parts = Parts(
+        service, SessionService(service, sessions) if sessions is not None else None, fleet_metrics or own_metrics
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start(asyncio.get_running_loop())
+        tending = asyncio.create_task(sessions.tend()) if sessions is not None else None
+        try:
+            yield
+        finally:
+            if tending is not None:
+                tending.cancel()
+            if sessions is not None:
+                sessions.close()
+            service.stop()
+
+    api = FastAPI(
+        title="Recurra", docs_url="/docs", redoc_url=None, lifespan=lifespan, separate_input_output_schemas=False
+    )
+    for kind, handler in ((HTTPException, _http_error), (RecurraError, _own_error), (Exception, _bug)):
+        api.add_exception_handler(kind, handler)
+    add_model_routes(api, parts)
+    add_session_routes(api, parts)
+    describe(api, service, with_key=api_key is not None)
+    layers: App = Predict(api, service)
+    layers = Limited(layers, service.config.max_request_bytes)
+    layers = Authorised(layers, api_key)
+    layers = Answered(layers)
+    return Measured(layers, service.metrics)
+
+
+class Predict:
+    """`POST /v1/predict/{model}` without a framework in between: FastAPI's routing alone takes longer than all of this.
+
+    The route is in FastAPI, too, for the OpenAPI document; requests never get there.
+    """
+
+    def __init__(self, app: App, service: Service) -> None:
+        self._app = app
+        self._service = service
+        served = service.served
+        head = json.dumps({"model": served.name, "digest": served.digest})
+        self._head = f'{head[:-1]}, "predictions": '
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(ENDPOINT) != "predict" or scope["method"] != "POST":
+            return await self._app(scope, receive, send)
+        self._service.check_model(route_path(scope)[len(PREDICT) :])
+        predictions = await self._service.predict(parse(PredictRequest, scope[BODY]))
+        body = f"{self._head}{json.dumps(predictions, ensure_ascii=False)}}}"
+        await answer(send, 200, body.encode())
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    """What Starlette raises by itself: unknown route, wrong method."""
+    assert isinstance(exc, HTTPException)
+    path = route_path(request.scope)
+    if exc.status_code == 404:
+        error = RequestError(
+            f"There is no route {path[:200]}. GET /openapi.json lists those there are.",
+            status=404,
+            code="route_not_found",
+        )
+    elif exc.status_code == 405:
+        allowed = (exc.headers or {}).get("Allow", "another method")
+        error = RequestError(
+            f"{path[:200]} does not take {request.method}. Use {allowed}.", status=405, code="method_not_allowed"
+        )
+    else:
+        error = RequestError(str(exc.detail), status=exc.status_code, code=f"http_{exc.status_code}")
+    response = await _own_error(request, error)
+    response.headers.update(exc.headers or {})
+    return response
+
+
+async def _own_error(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RecurraError)
+    request.scope[ERROR_CODE] = exc.code
+    response = Response(envelope(exc), exc.status, media_type="application/json")
+    response.raw_headers += retry_after(exc)
+    return response
+
+
+async def _bug(request: Request, _: Exception) -> Response:
+    """`Answered` logs it: Starlette raises it again after this answer."""
+    return await _own_error(request, internal_error())

@@ -1,0 +1,313 @@
+"""What can be done with a session: create, step, stream, look at, fork, export, import, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recurra.data.vocabulary import TextStream
+from recurra.errors import RequestError
+from recurra.serving.completions import FLUSH_S, sampling_of
+from recurra.serving.messages import Generated, GenerateOptions, SessionAnswer, SessionCreate, SessionStep
+from recurra.serving.sampling import find_stop
+from recurra.serving.service import Service
+from recurra.serving.sessions import Held, Sessions, empty_snapshot
+from recurra.serving.snapshot import MAX_ANSWER_BYTES, LastRequest, Snapshot, from_bytes, to_bytes
+from recurra.serving.tickets import run, stream
+from recurra.serving.work import Result, Sequence, Token
+from recurra.tasks.base import Encoded
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A request of a session, ready for the engine."""
+
+    sequence: Sequence
+    encoded: Encoded | None
+    options: dict[str, Any]
+    generate: GenerateOptions | None
+    skipped: int
+    """Outputs at the start that belong to tokens of an earlier request."""
+
+
+class SessionService:
+    """Sessions of the served model.
+
+    Raises:
+        RequestError: 404 when the model cannot step.
+    """
+
+    def __init__(self, service: Service, sessions: Sessions) -> None:
+        if not service.served.model.steppable:
+            raise RequestError(
+                f"'{service.served.name}' reads each sequence as a whole (bidirectional or attention), so it has no "
+                f"sessions. Use POST /v1/predict/{service.served.name}.",
+                status=404,
+                code="model_cannot_step",
+            )
+        self._service = service
+        self._sessions = sessions
+
+    async def create(self, request: SessionCreate) -> SessionAnswer:
+        """A session that is empty or starts with an input."""
+        if request.model is not None:
+            self._service.check_model(request.model)
+        snapshot = self._empty()
+        if request.input is None and request.generate is None:
+            return self._answer(await self._sessions.create(snapshot))
+        plan = self._plan(
+            snapshot, SessionStep(input=request.input, options=request.options, generate=request.generate)
+        )
+        (result,) = await run(self._service.engine, [plan.sequence])
+        answer = self._outcome(plan, result)
+        created = await self._sessions.create(self._advanced(snapshot, plan, result, None))
+        return answer.model_copy(update=self._facts(created))
+
+    async def create_from(self, data: bytes) -> SessionAnswer:
+        """A session that goes on where a snapshot was taken."""
+        return self._answer(await self._sessions.create(self._imported(data, self._empty())))
+
+    async def look(self, id: str) -> SessionAnswer:
+        async with self._sessions.hold(id) as held:
+            return self._answer(held.snapshot)
+
+    async def step(self, id: str, request: SessionStep, body: bytes) -> bytes:
+        """The answer as JSON; to a repeat of the session's last request, that one's answer.
+
+        Args:
+            body: As it came: what tells a repeat from another request for the same step.
+        """
+        async with self._sessions.hold(id) as held:
+            fingerprint = hashlib.sha256(body).hexdigest()
+            if (stored := self._repeated(held.snapshot, request, fingerprint)) is not None:
+                return stored
+            plan = self._plan(held.snapshot, request)
+            (result,) = await run(self._service.engine, [plan.sequence])
+            return await self._commit(held, plan, result, request, fingerprint)
+
+    async def stream(self, id: str, request: SessionStep, body: bytes) -> AsyncGenerator[dict[str, Any], None]:
+        """Text as it is generated, then the whole answer, which says that the session has moved on."""
+        if request.generate is None:
+            raise RequestError(
+                "A stream needs 'generate'. Add it, such as {\"max_tokens\": 64}, or use .../step.",
+                code="invalid_request",
+                param="generate",
+            )
+        async with self._sessions.hold(id) as held:
+            fingerprint = hashlib.sha256(body).hexdigest()
+            if (stored := self._repeated(held.snapshot, request, fingerprint)) is not None:
+                yield json.loads(stored)
+                return
+            plan = self._plan(held.snapshot, request)
+            plan.sequence.stream = True
+            assert self._service.text_task is not None
+            text: TextStream = self._service.text_task.text_stream()
+            async with aclosing(stream(self._service.engine, [plan.sequence], FLUSH_S)) as source:
+                async for events in source:
+                    tokens = [event.token for _, event in events if isinstance(event, Token)]
+                    if tokens:
+                        yield {"id": id, "text": text.feed(tokens), "tokens": tokens}
+                    for _, event in events:
+                        if isinstance(event, RequestError):
+                            raise event
+                        if isinstance(event, Result):
+                            answer = await self._commit(held, plan, event, request, fingerprint)
+                            yield json.loads(answer)
+
+    async def export(self, id: str) -> bytes:
+        """The session as a safetensors file."""
+        async with self._sessions.hold(id) as held:
+            return to_bytes(held.snapshot, self._service.engine.layout, export=True)
+
+    async def replace(self, id: str, data: bytes) -> SessionAnswer:
+        """Set the session back, or forth, to a snapshot."""
+        async with self._sessions.hold(id) as held:
+            now_s = self._sessions.wall()
+            imported = self._imported(data, held.snapshot)
+            return self._answer(await held.commit(replace(imported, version=held.snapshot.version + 1, used_s=now_s)))
+
+    async def fork(self, id: str) -> SessionAnswer:
+        """A second session with the same past. It costs one copy of the state, however long the past is."""
+        async with self._sessions.hold(id) as held:
+            now_s = self._sessions.wall()
+            return self._answer(await self._sessions.create(replace(held.snapshot, created_s=now_s, used_s=now_s)))
+
+    async def delete(self, id: str) -> None:
+        await self._sessions.delete(id)
+
+    def _repeated(self, snapshot: Snapshot, request: SessionStep, fingerprint: str) -> bytes | None:
+        """The stored answer, if the session's last request was this one."""
+        last = snapshot.last
+        if request.step is None:
+            return None
+        if last is not None and last.step == request.step and last.fingerprint == fingerprint:
+            if last.answer is not None:
+                return last.answer.encode()
+            raise RequestError(
+                f"This request was applied before: the session is at step {snapshot.step}. Its answer was too long to be "
+                "kept. Go on from there.",
+                status=409,
+                code="answer_not_kept",
+                param="step",
+            )
+        if request.step != snapshot.step:
+            raise RequestError(
+                f"'step' is {request.step}, but the session is at step {snapshot.step}. "
+                f'Go on with "step": {snapshot.step}, or look at it with GET /v1/sessions/{snapshot.id}.',
+                status=409,
+                code="step_conflict",
+                param="step",
+            )
+        return None
+
+    def _plan(self, snapshot: Snapshot, request: SessionStep) -> _Plan:
+        service = self._service
+        generate = request.generate
+        if generate is not None:
+            self._check_generate(generate)
+        encoded = None
+        if request.input is not None:
+            encoded = service.encode(request.input, "input", snapshot.context)
+        if encoded is None and not (generate and snapshot.pending):
+            raise RequestError(
+                "There is nothing to read: send 'input'. It may be left out only to go on generating after a request "
+                "whose generated tokens became part of the session.",
+                code="invalid_request",
+                param="input",
+            )
+        pending = np.array(snapshot.pending, np.int64)
+        inputs = pending if encoded is None else encoded.inputs
+        if encoded is not None and len(pending):
+            inputs = np.concatenate([pending, encoded.inputs])
+        wants_output = encoded is not None and generate is None
+        sequence = service.sequence(
+            Encoded(inputs),
+            state=snapshot.state,
+            outputs=("all" if service.task.streams else "last") if wants_output else "none",
+            keep="inputs" if generate and not generate.commit else "end",
+            sampling=self._sampling(generate),
+        )
+        return _Plan(sequence, encoded, request.options, generate, len(pending))
+
+    def _sampling(self, generate: GenerateOptions | None) -> Any:
+        if generate is None:
+            return None
+        assert self._service.text_task is not None
+        return sampling_of(
+            self._service.text_task,
+            seed=generate.seed,
+            stop=list(generate.stop),
+            max_tokens=generate.max_tokens,
+            temperature=generate.temperature,
+            top_p=generate.top_p,
+            top_k=generate.top_k,
+            logprobs=generate.logprobs,
+        )
+
+    def _check_generate(self, generate: GenerateOptions) -> None:
+        service = self._service
+        if service.text_task is None:
+            raise RequestError(
+                f"'{service.served.name}' is a model for {service.task.kind}, which does not generate. Leave 'generate' out.",
+                code="not_a_language_model",
+                param="generate",
+            )
+        if generate.max_tokens > service.config.max_new_tokens:
+            raise RequestError(
+                f"'generate.max_tokens' is {generate.max_tokens}, and this service generates up to "
+                f"{service.config.max_new_tokens} (serve.max_new_tokens). Ask for less.",
+                code="too_many_tokens",
+                param="generate.max_tokens",
+            )
+
+    async def _commit(self, held: Held, plan: _Plan, result: Result, request: SessionStep, fingerprint: str) -> bytes:
+        before = held.snapshot
+        after = self._advanced(before, plan, result, None)
+        answer = self._outcome(plan, result).model_copy(update=self._facts(after)).model_dump_json()
+        last = LastRequest(before.step, fingerprint, answer if len(answer) <= MAX_ANSWER_BYTES else None)
+        newest = await held.commit(replace(after, version=before.version + 1, last=last))
+        stored = newest.last.answer if newest.last else None
+        return (stored or answer).encode()
+
+    def _advanced(self, snapshot: Snapshot, plan: _Plan, result: Result, last: LastRequest | None) -> Snapshot:
+        """The session after a request."""
+        assert result.state is not None
+        commits = plan.generate is None or plan.generate.commit
+        step = snapshot.step + (len(plan.encoded.inputs) if plan.encoded else 0)
+        return replace(
+            snapshot,
+            step=step + (len(result.tokens) if commits else 0),
+            used_s=self._sessions.wall(),
+            pending=tuple(result.pending) if commits else (),
+            context=plan.encoded.context if plan.encoded else snapshot.context,
+            state=result.state,
+            last=last,
+        )
+
+    def _outcome(self, plan: _Plan, result: Result) -> SessionAnswer:
+        """The answer, without what the session itself says."""
+        output = None
+        if result.outputs is not None:
+            assert plan.encoded is not None
+            numbers = result.outputs[plan.skipped :] if result.outputs.ndim == 2 else result.outputs
+            output = self._service.decode(numbers, plan.encoded, plan.options, "input")
+        return SessionAnswer(
+            id="", model="", digest="", step=0, expires_at=0.0, output=output, generated=self._generated(plan, result)
+        )
+
+    def _generated(self, plan: _Plan, result: Result) -> Generated | None:
+        task = self._service.text_task
+        if plan.generate is None or task is None:
+            return None
+        text = task.text_of(result.tokens)
+        place = find_stop(text, tuple(plan.generate.stop))
+        return Generated(
+            text=text if place is None else text[:place],
+            tokens=result.tokens,
+            finish_reason="stop" if result.finish == "stop" else "length",
+            logprobs=[value for value, _ in result.logprobs] if result.logprobs else None,
+        )
+
+    def _empty(self) -> Snapshot:
+        service = self._service
+        return empty_snapshot(
+            service.served.name, service.served.digest, service.engine.initial_state, self._sessions.wall()
+        )
+
+    def _imported(self, data: bytes, onto: Snapshot) -> Snapshot:
+        """`onto` with state, step, context and pending tokens of a snapshot that a client sent."""
+        given = from_bytes(data, self._service.engine.layout)
+        if given.gone or given.digest != onto.digest:
+            raise RequestError(
+                f"The snapshot is of bundle {given.digest[:12]} of a model, and this service serves {onto.digest[:12]}. "
+                "Send one that was taken from this bundle.",
+                status=412,
+                code="digest_mismatch",
+            )
+        size = self._service.served.model.shape.input_size
+        if given.step < 0 or any(not 0 <= token < size for token in given.pending):
+            raise RequestError(
+                "The snapshot's step or pending tokens are out of range. Send the bytes that GET .../state gave.",
+                code="invalid_snapshot",
+            )
+        return replace(
+            onto, step=given.step, pending=given.pending, context=given.context, state=given.state, last=None
+        )
+
+    def _facts(self, snapshot: Snapshot) -> dict[str, Any]:
+        return {
+            "id": snapshot.id,
+            "model": snapshot.model,
+            "digest": snapshot.digest,
+            "step": snapshot.step,
+            "expires_at": snapshot.used_s + self._sessions.config.ttl_s,
+        }
+
+    def _answer(self, snapshot: Snapshot) -> SessionAnswer:
+        return SessionAnswer(**self._facts(snapshot))

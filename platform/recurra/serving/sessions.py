@@ -1,0 +1,304 @@
+"""Sessions of one replica: the newest version of each in memory, written through to the object store before the answer
+that acknowledges it. Any replica can take any session up from the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from recurra.errors import ConflictError, NotFoundError, RequestError, StorageError
+from recurra.serving.config import SessionConfig
+from recurra.serving.session_store import SessionStore
+from recurra.serving.snapshot import LastRequest, Snapshot
+from recurra.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+ID_PATTERN = re.compile(r"s-[A-Za-z0-9_-]{32}")
+POOL_THREADS = 16
+TEND_S = 1.0
+
+
+@dataclass(eq=False)
+class _Entry:
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    snapshot: Snapshot | None = None
+    checked_s: float = float("-inf")
+    """When the store last had no newer version, by the monotonic clock."""
+    holders: int = 0
+
+
+class Held:
+    """One session while a request works on it; no other request of this replica does."""
+
+    def __init__(self, sessions: Sessions, entry: _Entry) -> None:
+        self._sessions = sessions
+        self._entry = entry
+
+    @property
+    def snapshot(self) -> Snapshot:
+        assert self._entry.snapshot is not None
+        return self._entry.snapshot
+
+    async def commit(self, snapshot: Snapshot) -> Snapshot:
+        """Make this the newest version, in the store first.
+
+        Returns:
+            The newest version: `snapshot`, or the one that an earlier delivery of the same request has made.
+
+        Raises:
+            RequestError: 409 when another replica has changed the session meanwhile, 503 when the store fails.
+        """
+        return await self._sessions._commit(self._entry, snapshot)
+
+
+class Sessions:
+    """Keeps the sessions that this replica last worked on, up to a number of bytes.
+
+    Args:
+        store: Of this model's sessions.
+        digest: Of the bundle that is served; a session of another one is refused.
+        config: Time limit and byte budget.
+        metrics: With the label `model` bound.
+        clock: Seconds, monotonic.
+        wall: Seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        digest: str,
+        config: SessionConfig,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.wall = wall
+        self._store = store
+        self._digest = digest
+        self._clock = clock
+        self._metrics = metrics
+        self._warm = metrics.gauge("recurra_sessions", tier="warm")
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._bytes = 0
+        self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="recurra-sessions")
+
+    async def create(self, snapshot: Snapshot) -> Snapshot:
+        """Write the first version of a session. Its id is made here, and cannot be guessed."""
+        first = replace(snapshot, id=f"s-{secrets.token_urlsafe(24)}", version=1, last=None)
+        entry = _Entry()
+        self._entries[first.id] = entry
+        try:
+            return await self._commit(entry, first)
+        except RequestError:
+            self._entries.pop(first.id, None)
+            raise
+
+    @asynccontextmanager
+    async def hold(self, id: str) -> AsyncIterator[Held]:
+        """The session, for one request at a time; others of this replica wait.
+
+        Raises:
+            RequestError: 404 unknown, 410 expired or deleted, 412 of another bundle, 503 when the store fails.
+        """
+        if not ID_PATTERN.fullmatch(id):
+            raise _unknown(id)
+        entry = self._entries.setdefault(id, _Entry())
+        entry.holders += 1
+        try:
+            async with entry.lock:
+                await self._refresh(id, entry)
+                await self._check(entry)
+                yield Held(self, entry)
+        finally:
+            entry.holders -= 1
+            self._settle(id, entry)
+
+    async def delete(self, id: str) -> None:
+        """End the session, for every replica."""
+        async with self.hold(id) as held:
+            await held.commit(held.snapshot.tombstone("deleted", self.wall()))
+            self._count("deleted")
+
+    async def tend(self) -> None:
+        """Delete what has been replaced and what has expired, for as long as the replica lives."""
+        sweep_s = min(600.0, max(TEND_S, self.config.ttl_s / 4))
+        swept_s = self._clock()
+        while True:
+            await asyncio.sleep(TEND_S)
+            try:
+                await self._in_pool(self._store.prune)
+                if self._clock() - swept_s >= sweep_s:
+                    swept_s = self._clock()
+                    await self._in_pool(self._sweep)
+            except StorageError as exc:
+                log.warning("Old sessions were not cleared away: %s", exc)
+
+    def close(self) -> None:
+        """Everything acknowledged is in the store already."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _commit(self, entry: _Entry, snapshot: Snapshot) -> Snapshot:
+        entry.checked_s = float("-inf")  # until it is known to be written: the request may be cancelled on the way
+        try:
+            with self._metrics.histogram("recurra_session_store_seconds", operation="save").time():
+                await self._in_pool(lambda: self._store.add(snapshot))
+        except ConflictError as exc:
+            return await self._overtaken(entry, snapshot, exc)
+        except StorageError as exc:
+            self._metrics.counter("recurra_session_store_failures_total", operation="save").inc()
+            raise _store_failed(exc) from exc
+        self._remember(entry, snapshot)
+        return snapshot
+
+    async def _overtaken(self, entry: _Entry, snapshot: Snapshot, exc: ConflictError) -> Snapshot:
+        """Somebody wrote this version first: fine if it was this very request, delivered to another replica before."""
+        await self._refresh(snapshot.id, entry)
+        await self._check(entry)
+        newest = entry.snapshot
+        assert newest is not None
+        if snapshot.last and newest.last and _same(snapshot.last, newest.last):
+            return newest
+        self._count("conflict")
+        raise RequestError(
+            f"Another request has changed the session meanwhile: it is at step {newest.step}. "
+            "Send each step with its 'step' number, and the next one after the answer.",
+            status=409,
+            code="step_conflict",
+            param="step",
+        ) from exc
+
+    async def _refresh(self, id: str, entry: _Entry) -> None:
+        """Look for a newer version where our copy is too old to be trusted."""
+        if entry.snapshot is not None and self._clock() - entry.checked_s < self.config.trust_s:
+            return
+        asked_s = self._clock()
+        known = entry.snapshot
+        try:
+            with self._metrics.histogram("recurra_session_store_seconds", operation="load").time():
+                newest = await self._in_pool(lambda: self._store.newest(id, known))
+        except NotFoundError as exc:
+            raise _unknown(id) from exc
+        except StorageError as exc:
+            self._metrics.counter("recurra_session_store_failures_total", operation="load").inc()
+            raise _store_failed(exc) from exc
+        if newest is not known:
+            self._count("restored")
+        self._remember(entry, newest)
+        entry.checked_s = asked_s
+
+    async def _check(self, entry: _Entry) -> None:
+        snapshot = entry.snapshot
+        assert snapshot is not None
+        if snapshot.gone is None and self.wall() - snapshot.used_s > self.config.ttl_s:
+            tombstone = snapshot.tombstone("expired", self.wall())
+            self._count("expired")
+            snapshot = await self._commit(entry, tombstone)
+        if snapshot.gone is not None:
+            raise RequestError(
+                f"The session was {snapshot.gone}. Create a new one with POST /v1/sessions.",
+                status=410,
+                code=f"session_{snapshot.gone}",
+            )
+        if snapshot.digest != self._digest:
+            raise RequestError(
+                f"The session belongs to bundle {snapshot.digest[:12]} of the model, and this service serves "
+                f"{self._digest[:12]}. Create a new session, or roll the alias back.",
+                status=412,
+                code="digest_mismatch",
+            )
+
+    def _remember(self, entry: _Entry, snapshot: Snapshot) -> None:
+        self._bytes += snapshot.size_bytes - (entry.snapshot.size_bytes if entry.snapshot else 0)
+        entry.snapshot = snapshot
+        entry.checked_s = self._clock()
+        if snapshot.id in self._entries:
+            self._entries.move_to_end(snapshot.id)
+        while self._bytes > self.config.memory_bytes and self._forget_oldest():
+            pass
+        self._warm.set(len(self._entries))
+
+    def _forget_oldest(self) -> bool:
+        for id, entry in self._entries.items():
+            if not entry.holders:
+                self._drop(id, entry)
+                return True
+        return False
+
+    def _settle(self, id: str, entry: _Entry) -> None:
+        """Keep no entry for a session that is not there."""
+        if not entry.holders and (entry.snapshot is None or entry.snapshot.gone) and self._entries.get(id) is entry:
+            self._drop(id, entry)
+            self._warm.set(len(self._entries))
+
+    def _drop(self, id: str, entry: _Entry) -> None:
+        self._bytes -= entry.snapshot.size_bytes if entry.snapshot else 0
+        del self._entries[id]
+
+    def _sweep(self) -> None:
+        for id in self._store.idle(self.config.ttl_s, self.wall()):
+            snapshot = self._store.newest(id)
+            if snapshot.gone is not None:
+                self._store.erase(id)
+            else:
+                try:
+                    self._store.add(snapshot.tombstone("expired", self.wall()))
+                except ConflictError:  # it was used just now, or another replica sweeps, too
+                    continue
+                self._count("expired")
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _count(self, event: str) -> None:
+        self._metrics.counter("recurra_session_events_total", event=event).inc()
+
+
+def _same(one: LastRequest, other: LastRequest) -> bool:
+    return (one.step, one.fingerprint) == (other.step, other.fingerprint)
+
+
+def _unknown(id: str) -> RequestError:
+    return RequestError(
+        f"There is no session '{id[:64]}'. Create one with POST /v1/sessions.", status=404, code="session_not_found"
+    )
+
+
+def _store_failed(exc: StorageError) -> RequestError:
+    return RequestError(
+        f"The session's state could not be kept or read: {exc} Send the request again with the same 'step' number.",
+        status=503,
+        code="session_store_failed",
+        retry_after_s=1.0,
+    )
+
+
+def empty_snapshot(model: str, digest: str, state: bytes, now_s: float, **facts: Any) -> Snapshot:
+    """A session that is not written yet."""
+    return Snapshot(
+        **{
+            "id": "",
+            "model": model,
+            "digest": digest,
+            "version": 1,
+            "step": 0,
+            "epoch": 0,
+            "created_s": now_s,
+            "used_s": now_s,
+            "pending": (),
+            "context": None,
+            "state": state,
+            **facts,
+        }
+    )

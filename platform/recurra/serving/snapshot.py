@@ -1,0 +1,140 @@
+"""One session at one version as bytes: a safetensors file whose metadata hold everything but the tensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load, save
+
+from recurra.errors import RequestError
+from recurra.serving.slots import StateLayout
+from recurra.vocabulary import FORMAT_VERSION
+
+METADATA_KEY = "recurra"
+MAX_ANSWER_BYTES = 256 << 10
+"""A longer answer is not kept; a repeat of its request then gets 409 instead of it."""
+
+
+@dataclass(frozen=True)
+class LastRequest:
+    """The request that made this version, so that a repeat of it gets the same answer."""
+
+    step: int
+    """Step number before it."""
+    fingerprint: str
+    """SHA-256 of its body."""
+    answer: str | None
+    """Its answer as JSON; None when it was too long to be kept."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A session is the newest of its snapshots; each is written once and never changed."""
+
+    id: str
+    model: str
+    digest: str
+    """Of the bundle whose state this is."""
+    version: int
+    """1 for a new session, one more for each change."""
+    step: int
+    """Time steps that are part of the session."""
+    epoch: int
+    """Lease epoch of the writer."""
+    created_s: float
+    used_s: float
+    """Seconds since 1970."""
+    pending: tuple[int, ...]
+    """Tokens that are part of the session, but that the state has not seen yet (the last one generated)."""
+    context: dict[str, Any] | None
+    """What the task needs to encode the next input; None before the first."""
+    state: bytes
+    last: LastRequest | None = None
+    gone: Literal["expired", "deleted"] | None = None
+    """Why the session is no more; its state is then empty."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly what it takes in memory."""
+        answer = len(self.last.answer or "") if self.last else 0
+        return len(self.state) + answer + len(str(self.context)) + 1024
+
+    def tombstone(self, reason: Literal["expired", "deleted"], now_s: float) -> Snapshot:
+        """The version that ends the session."""
+        return replace(
+            self, version=self.version + 1, used_s=now_s, gone=reason, state=b"", pending=(), context=None, last=None
+        )
+
+
+_SNAPSHOT = TypeAdapter(Snapshot)
+
+
+def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -> bytes:
+    """The snapshot as a safetensors file.
+
+    Args:
+        export: For a client: without the last request and its answer.
+    """
+    facts = asdict(replace(snapshot, state=b"", last=None if export else snapshot.last))
+    del facts["state"]
+    facts |= {"format": FORMAT_VERSION, "state_spec": layout.spec.digest}
+    tensors = {name: value.contiguous() for name, value in _tensors(snapshot.state, layout).items()}
+    data: bytes = save(tensors, {METADATA_KEY: json.dumps(facts)})
+    return data
+
+
+def from_bytes(data: bytes, layout: StateLayout) -> Snapshot:
+    """The snapshot that `to_bytes` wrote.
+
+    Raises:
+        RequestError: 422 when it is no snapshot, 412 when it is one of a model with another state.
+    """
+    try:
+        length = int.from_bytes(data[:8], "little")
+        facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
+        tensors = load(data)
+        if facts.pop("format") != FORMAT_VERSION:
+            raise ValueError("written in another format")
+        spec = facts.pop("state_spec")
+        snapshot = _SNAPSHOT.validate_python({**facts, "state": b""})
+    except Exception as exc:  # whatever a stranger's bytes make safetensors, json or our own fields raise
+        raise RequestError(
+            f"The body is not a snapshot of a session ({type(exc).__name__}). Send the bytes that GET .../state gave.",
+            code="invalid_snapshot",
+        ) from exc
+    if snapshot.gone:
+        return snapshot
+    if spec != layout.spec.digest:
+        raise RequestError(
+            "The snapshot is of a model whose state has other tensors. Send one that was taken from this model.",
+            status=412,
+            code="state_mismatch",
+        )
+    return replace(snapshot, state=_row(tensors, layout))
+
+
+def _tensors(row: bytes, layout: StateLayout) -> dict[str, torch.Tensor]:
+    return {name: value[0] for name, value in layout.unpack([row]).items()} if row else {}
+
+
+def _row(tensors: dict[str, torch.Tensor], layout: StateLayout) -> bytes:
+    for tensor in layout.spec.tensors:
+        value = tensors.get(tensor.name)
+        if value is None or tuple(value.shape) != tensor.shape or str(value.dtype) != f"torch.{tensor.dtype}":
+            raise RequestError(
+                f"The snapshot's tensor '{tensor.name}' is missing or is not {tensor.dtype} {list(tensor.shape)}. "
+                "Send the bytes that GET .../state gave.",
+                code="invalid_snapshot",
+                param=tensor.name,
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise RequestError(
+                f"The snapshot's tensor '{tensor.name}' holds NaN or infinity. Send the bytes that GET .../state gave.",
+                code="not_finite",
+                param=tensor.name,
+            )
+    return layout.pack({tensor.name: tensors[tensor.name][None] for tensor in layout.spec.tensors})[0]

@@ -1,0 +1,115 @@
+"""Sequences of one request, awaited on an event loop: all results at once, or tokens as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from recurra.errors import RequestError
+from recurra.serving.engine import Engine
+from recurra.serving.work import Event, Result, Sequence, Token
+
+
+def unheard(sequence: Sequence, event: Event) -> None:
+    """The listener of a sequence that no ticket has taken yet."""
+    raise AssertionError("The sequence was submitted without a ticket.")
+
+
+async def run(engine: Engine, sequences: list[Sequence]) -> list[Result]:
+    """Results in the order of the sequences. If the caller is cancelled, so are they.
+
+    Raises:
+        RequestError: Of the first sequence that failed; the others of this request are given up.
+    """
+    ticket = _Gathering(sequences)
+    engine.submit(sequences)
+    try:
+        await ticket.future
+    except BaseException:
+        engine.cancel(sequences)
+        raise
+    return [ticket.results[sequence] for sequence in sequences]
+
+
+async def stream(
+    engine: Engine, sequences: list[Sequence], interval_s: float = 0.0
+) -> AsyncGenerator[list[tuple[int, Event]], None]:
+    """Events as they come, with the index of the sequence; several at once where the reader is slower than the engine.
+
+    Ends after every sequence has ended. If the reader goes away (close the iterator), the sequences are cancelled.
+
+    Args:
+        interval_s: Seconds between two lists; the first comes at once, and so does the last.
+    """
+    loop = asyncio.get_running_loop()
+    ticket = _Streaming(sequences, loop)
+    engine.submit(sequences)
+    sent_s = float("-inf")
+    try:
+        while ticket.open or ticket.events:
+            if not ticket.events:
+                await ticket.wait(None)
+            if (delay_s := sent_s + interval_s - loop.time()) > 0 and ticket.open:
+                await ticket.wait(delay_s)
+            sent_s = loop.time()
+            yield ticket.take()
+    finally:
+        if ticket.open:
+            engine.cancel(sequences)
+
+
+class _Gathering:
+    def __init__(self, sequences: list[Sequence]) -> None:
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.results: dict[Sequence, Result] = {}
+        self._open = len(sequences)
+        for sequence in sequences:
+            sequence.listener = self._hear
+
+    def _hear(self, sequence: Sequence, event: Event) -> None:
+        if self.future.done():  # its client is gone, or another sequence of the request has failed
+            return
+        if isinstance(event, RequestError):
+            self.future.set_exception(event)
+        elif isinstance(event, Result):
+            self.results[sequence] = event
+            if len(self.results) == self._open:
+                self.future.set_result(None)
+
+
+class _Streaming:
+    def __init__(self, sequences: list[Sequence], loop: asyncio.AbstractEventLoop) -> None:
+        self.events: list[tuple[int, Event]] = []
+        self.open = len(sequences)
+        self._loop = loop
+        self._wake: asyncio.Future[None] | None = None
+        self._pausing = False
+        self._index = {sequence: index for index, sequence in enumerate(sequences)}
+        for sequence in sequences:
+            sequence.listener = self._hear
+
+    async def wait(self, pause_s: float | None) -> None:
+        """Until the next event; or, with a pause, until it is over or every sequence has ended."""
+        self._wake = self._loop.create_future()
+        self._pausing = pause_s is not None
+        timer = self._loop.call_later(pause_s, self._rouse) if pause_s is not None else None
+        try:
+            await self._wake
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def take(self) -> list[tuple[int, Event]]:
+        events, self.events = self.events, []
+        return events
+
+    def _hear(self, sequence: Sequence, event: Event) -> None:
+        self.events.append((self._index[sequence], event))
+        if not isinstance(event, Token):
+            self.open -= 1
+        if not self._pausing or not self.open:
+            self._rouse()
+
+    def _rouse(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
