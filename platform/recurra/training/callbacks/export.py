@@ -41,6 +41,10 @@ class ExportMetrics(Callback):
         self._last_s, self._wait_s = self._clock(), trainer.train.wait_s
         if trainer.ranks.rank == 0:
             self._metrics.gauge("recurra_train_workers").set(trainer.ranks.size)
+            # There from the start at 0: increase() does not see the first count of a series that appears with it.
+            self._metrics.counter("recurra_train_steps_skipped_total", reason="not_finite")
+            for cause in ("failure", "preemption", "resize"):
+                self._metrics.counter("recurra_train_restarts_total", cause=cause)
             if self._cause is not None:
                 self._metrics.counter("recurra_train_restarts_total", cause=self._cause).inc()
 
