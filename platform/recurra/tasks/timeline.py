@@ -23,16 +23,8 @@ SEASONS: dict[Frequency, int] = {
 }
 """Steps of the usual season of each frequency."""
 
-_UNITS: dict[Frequency, tuple[str, int]] = {
-    "second": ("s", 1),
-    "minute": ("m", 1),
-    "hour": ("h", 1),
-    "day": ("D", 1),
-    "week": ("D", 7),
-    "month": ("M", 1),
-    "quarter": ("M", 3),
-    "year": ("Y", 1),
-}
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_MONTHS = {"month": 1, "quarter": 3, "year": 12}
 
 _CYCLES: dict[Frequency, tuple[tuple[Literal["hour", "weekday", "month", "quarter"], int], ...]] = {
     "second": (("hour", 24),),
@@ -61,9 +53,12 @@ def calendar_one_hots(start: datetime, frequency: Frequency, steps: int, first: 
 
 
 def step_time(start: datetime, frequency: Frequency, step: int) -> str:
-    """ISO 8601 time of one step; a date alone for steps of a day or longer."""
+    """ISO 8601 time of one step; a date alone for steps of a day or longer. The day of the month is kept where it can."""
     time = _times(start, frequency, np.array([step]))[0]
-    return str(time.astype("datetime64[D]" if _UNITS[frequency][0] in "DMY" else "datetime64[s]"))
+    if frequency in _MONTHS:
+        days = (time + 1).astype("datetime64[D]") - time.astype("datetime64[D]")
+        return str(time.astype("datetime64[D]") + min(start.day, int(days.astype(np.int64))) - 1)
+    return str(time.astype("datetime64[D]") if _SECONDS[frequency] >= _SECONDS["day"] else time)
 
 
 def parse_time(text: str) -> datetime:
@@ -77,9 +72,12 @@ def parse_time(text: str) -> datetime:
 
 
 def _times(start: datetime, frequency: Frequency, steps: NDArray[np.int64]) -> NDArray[np.datetime64]:
-    unit, stride = _UNITS[frequency]
-    origin = np.array([start.replace(tzinfo=None)], "datetime64[s]").astype(f"datetime64[{unit}]").astype(np.int64)
-    return (origin + steps * stride).astype(f"datetime64[{unit}]")
+    """In seconds, or in months for steps whose length in days varies."""
+    origin = np.array([start.replace(tzinfo=None)], "datetime64[s]")
+    if frequency in _MONTHS:
+        months = origin.astype("datetime64[M]").astype(np.int64) + steps * _MONTHS[frequency]
+        return months.astype("datetime64[M]")
+    return (origin.astype(np.int64) + steps * _SECONDS[frequency]).astype("datetime64[s]")
 
 
 def _position(times: NDArray[np.datetime64], cycle: str) -> NDArray[np.int64]:
