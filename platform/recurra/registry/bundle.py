@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from recurra import __version__
 from recurra.errors import IntegrityError, RegistryError
 from recurra.vocabulary import FORMAT_VERSION, Digest
 
@@ -76,7 +77,8 @@ class Bundle:
 
     def to_json(self) -> bytes:
         """The content of `bundle.json`."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1, sort_keys=True).encode()
+        about = {"format_version": FORMAT_VERSION, "written_by": __version__}
+        return json.dumps({**about, **asdict(self)}, indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes, digest: str, file: str) -> Bundle:
@@ -93,16 +95,13 @@ class Bundle:
         """
         try:
             content = json.loads(data)
-            version = content.pop("format_version")
+            found, writer = content.pop("format_version"), content.pop("written_by", "unknown")
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise IntegrityError(f"{file} is no bundle (its JSON is broken). Publish the model again.") from exc
-        if version != FORMAT_VERSION:
-            writer = (
-                content.get("lineage", {}).get("versions", {}).get("recurra") if isinstance(content, dict) else None
-            )
+        if found != FORMAT_VERSION:
             raise RegistryError(
-                f"{file} is of format {version}, and this version of Recurra reads format {FORMAT_VERSION}. "
-                f"Use the version that published it{f' ({writer})' if writer else ''}, or publish the model again."
+                f"{file} is of format {found}, and this version of Recurra reads format {FORMAT_VERSION}. "
+                f"Use the version that published it (recurra {writer}), or publish the model again."
             )
         try:
             bundle = cls(**content)

@@ -8,21 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import torch
-from pydantic import ValidationError
-
 from recurra.config.load import nearest
-from recurra.errors import ConflictError, IntegrityError, ModelError, NotFoundError, RegistryError
-from recurra.models.config import ModelConfig
-from recurra.models.sequence import ModelShape, SequenceModel
-from recurra.models.weights import load_weights
+from recurra.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from recurra.registry.bundle import BUNDLE, WEIGHTS, Bundle, BundleParts, is_digest
 from recurra.registry.history import Change, History, HistoryEntry, before
+from recurra.registry.loading import LoadedModel, build
 from recurra.registry.names import DEFAULT_ALIAS, PREFIX, check_alias, check_model, is_model, split_reference
 from recurra.storage.store import Store
 from recurra.storage.url import open_store
-from recurra.tasks.base import Task
-from recurra.tasks.build import task_from_description
 from recurra.vocabulary import Digest
 
 
@@ -34,16 +27,6 @@ class ModelEntry:
     aliases: dict[str, Digest]
     bundles: int
     """How many have been published."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A bundle, ready to serve."""
-
-    bundle: Bundle
-    task: Task
-    model: SequenceModel
-    """In eval mode, on the CPU."""
 
 
 def _utc_now() -> str:
@@ -234,7 +217,7 @@ class Registry:
         except NotFoundError as exc:
             raise IntegrityError(f"{file} is missing. Publish the model again, or promote another bundle.") from exc
         bundle.check_weights(weights, file)
-        return LoadedModel(bundle, _task(bundle, store.url), _build(bundle, weights, store.url))
+        return build(bundle, weights, store.url)
 
     def _model(self, name: str) -> Store:
         return self._store.child(f"models/{check_model(name)}")
@@ -273,34 +256,6 @@ class Registry:
         aliases = ", ".join(f"{alias} ({digest[:12]})" for alias, digest in sorted(self.aliases(name).items()))
         digests = ", ".join(digest[:12] for digest in sorted(self.digests(name))[:20])
         return f"Its aliases: {aliases or 'none'}. Its bundles: {digests or 'none'}."
-
-
-def _task(bundle: Bundle, url: str) -> Task:
-    try:
-        return task_from_description(bundle.task)
-    except (ValidationError, KeyError, TypeError) as exc:
-        raise RegistryError(
-            f"{url} describes its task in words that this version of Recurra does not know: {exc}. "
-            "Use the version that published it, or train again."
-        ) from exc
-
-
-def _build(bundle: Bundle, weights: bytes, url: str) -> SequenceModel:
-    try:
-        # Initial weights are drawn and overwritten; the caller's random numbers stay as they are.
-        with torch.random.fork_rng(devices=[]):
-            model = SequenceModel(ModelConfig.model_validate(bundle.model), ModelShape(**bundle.shape))
-        load_weights(model, weights)
-    except (ValidationError, ModelError, TypeError) as exc:
-        raise RegistryError(
-            f"{url} does not fit this version of Recurra: {exc}. Use the version that published it, or train again."
-        ) from exc
-    if model.state_spec.to_json() != bundle.state_spec:
-        raise RegistryError(
-            f"{url} has another layout of its state than this version of Recurra gives the same model. "
-            "Use the version that published it, or train again."
-        )
-    return model.eval()
 
 
 def _user_at_host() -> str:

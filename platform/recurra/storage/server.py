@@ -5,11 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ from typing import Self
 
 from recurra.config.env import S3Settings
 from recurra.errors import ConfigError, StorageError
+from recurra.storage.ports import Ports
 from recurra.storage.retry import RetryPolicy
 from recurra.storage.s3 import S3Store
 
@@ -32,39 +31,6 @@ _MEMORY_LIMIT = "600MiB"
 _REGION = "us-east-1"
 _READY_BUCKET = "recurra-ready"
 _POLICY = RetryPolicy(deadline_s=2.0, first_contact_s=0.0)
-
-
-@dataclass(frozen=True)
-class Ports:
-    """Every port that SeaweedFS listens on; all on 127.0.0.1."""
-
-    s3: int
-    s3_grpc: int
-    master: int
-    master_grpc: int
-    volume: int
-    volume_grpc: int
-    filer: int
-    filer_grpc: int
-    admin: int
-    """Its gRPC twin is this + 10000, which no flag changes."""
-    metrics: int
-
-    @classmethod
-    def free(cls) -> Ports:
-        """Ports that nobody listens on now, below the range from which the kernel takes outgoing ones."""
-        chosen: list[int] = []
-        while len(chosen) < 10:
-            port = random.randrange(20000, 22700)
-            if port not in chosen and _is_free(port) and _is_free(port + 10000):
-                chosen.append(port)
-        return cls(*chosen)
-
-    def listening(self) -> tuple[int, ...]:
-        return (*asdict(self).values(), self.admin + 10000)
-
-    def all_free(self) -> bool:
-        return all(_is_free(port) for port in self.listening())
 
 
 class EmbeddedServer:
@@ -182,6 +148,7 @@ class EmbeddedServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
+                    # Its own HOME marks the process as this directory's; AWS_ variables would become its credentials.
                     env={"GOMEMLIMIT": _MEMORY_LIMIT, "HOME": str(self.directory), "PATH": os.defpath},
                     cwd=self.directory,
                     start_new_session=True,
@@ -312,16 +279,6 @@ def _write_and_read(store: S3Store, proof: bytes) -> None:
     store.write("ready", proof)
     if store.read("ready") != proof:
         raise StorageError("read other bytes than were written")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as candidate:
-        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a dead server left is free
-        try:
-            candidate.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def _write_private(file: Path, value: object) -> None:

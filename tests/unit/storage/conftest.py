@@ -11,7 +11,8 @@ import pytest
 
 from recurra.config.env import s3_settings
 from recurra.storage.retry import RetryPolicy
-from recurra.storage.s3 import S3Store, connect
+from recurra.storage.s3 import S3Store
+from recurra.storage.s3_client import connect
 from recurra.storage.server import EmbeddedServer
 
 from .faulty_proxy import Fault, FaultyProxy, listen

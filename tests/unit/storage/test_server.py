@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from recurra.config.env import S3Settings
 from recurra.errors import ConfigError, StorageError
 from recurra.storage import server as module
+from recurra.storage.ports import Ports
 from recurra.storage.s3 import S3Store
-from recurra.storage.server import EmbeddedServer, Ports, find_binary
+from recurra.storage.server import EmbeddedServer, find_binary
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +48,30 @@ def store_of(server: EmbeddedServer, bucket: str = "shop") -> S3Store:
     )
 
 
-def test_what_was_acknowledged_survives_sigkill_and_clients_go_on(server):
-    """The demo's data and the registry live here; a power cut may not cost a model."""
+def test_nothing_is_lost_or_refused_when_it_is_killed_under_a_writer(server):
+    """The demo's data and the registry live here; a power cut may cost time, but no model and no commit."""
     server.create_bucket("shop")
-    store = store_of(server)
+    store, environment = store_of(server), server.environment()
     content = os.urandom(3 << 20)
     store.write("k", content)
-    environment = server.environment()
+    begun = threading.Event()
 
-    server.kill()
-    restart = threading.Thread(target=server.start)
-    restart.start()
-    read_meanwhile = store.read("k")  # begins while nobody listens
-    restart.join()
+    def commit() -> None:
+        for number in range(40):
+            store.create(f"commits/{number:02}", b"%d" % number)  # none may be told that somebody else was first
+            if number == 5:
+                begun.set()
 
-    assert read_meanwhile == content
+    with ThreadPoolExecutor(1) as pool:
+        commits = pool.submit(commit)
+        assert begun.wait(30)
+        server.kill()
+        server.start()
+        commits.result()
+
     assert server.environment() == environment
-    store.create("after", b"1")
+    assert store.read("k") == content
+    assert [store.read(info.key) for info in store.list("commits/")] == [b"%d" % number for number in range(40)]
 
 
 def test_another_object_on_the_same_directory_finds_data_and_credentials(server):
@@ -107,6 +116,14 @@ def test_it_listens_on_this_machine_alone(server):
                 listening.add(address.rpartition(":")[0])
 
     assert listening == {"0100007F"}
+
+
+def test_its_process_can_be_told_from_others(server):
+    """Whoever stops it later, after the one who started it has gone, must not stop somebody else's."""
+    environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+
+    assert f"HOME={server.directory}".encode() in environment
+    assert not [variable for variable in environment if variable.startswith(b"AWS_")]
 
 
 def test_it_leaves_no_process_and_no_socket_behind(server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import uuid
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -117,8 +118,10 @@ def test_a_listing_tells_when_and_how_much(store):
 def test_a_view_of_memory_is_written_without_change(store):
     """Shards arrive as slices of Arrow buffers."""
     store.write("k", memoryview(b"0123456789")[2:5])
+    store.write("numbers", memoryview(array("d", [1.0, 2.0])))
 
     assert store.read("k") == b"234"
+    assert store.read("numbers") == array("d", [1.0, 2.0]).tobytes()
 
 
 def test_of_many_creators_exactly_one_wins(store):

@@ -1,0 +1,68 @@
+"""From a bundle and its weights to a task and a model that serving can use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import ValidationError
+
+from recurra.errors import ModelError, RegistryError
+from recurra.models.config import ModelConfig
+from recurra.models.sequence import ModelShape, SequenceModel
+from recurra.models.weights import load_weights
+from recurra.registry.bundle import Bundle
+from recurra.tasks.base import Task
+from recurra.tasks.build import task_from_description
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A bundle, ready to serve."""
+
+    bundle: Bundle
+    task: Task
+    model: SequenceModel
+    """In eval mode, on the CPU."""
+
+
+def build(bundle: Bundle, weights: bytes, url: str) -> LoadedModel:
+    """What the bundle describes, with these weights, which have been checked.
+
+    Args:
+        bundle: As published.
+        weights: Of `model.safetensors`.
+        url: The bundle's address, for messages.
+
+    Raises:
+        RegistryError: This version of Recurra does not know the task, or would build another model or state.
+    """
+    return LoadedModel(bundle, _task(bundle, url), _model(bundle, weights, url))
+
+
+def _task(bundle: Bundle, url: str) -> Task:
+    try:
+        return task_from_description(bundle.task)
+    except (ValidationError, KeyError, TypeError) as exc:
+        raise RegistryError(
+            f"{url} describes its task in words that this version of Recurra does not know: {exc}. "
+            "Use the version that published it, or train again."
+        ) from exc
+
+
+def _model(bundle: Bundle, weights: bytes, url: str) -> SequenceModel:
+    try:
+        # Initial weights are drawn and overwritten; the caller's random numbers stay as they are.
+        with torch.random.fork_rng(devices=[]):
+            model = SequenceModel(ModelConfig.model_validate(bundle.model), ModelShape(**bundle.shape))
+        load_weights(model, weights)
+    except (ValidationError, ModelError, TypeError) as exc:
+        raise RegistryError(
+            f"{url} does not fit this version of Recurra: {exc}. Use the version that published it, or train again."
+        ) from exc
+    if model.state_spec.to_json() != bundle.state_spec:
+        raise RegistryError(
+            f"{url} has another layout of its state than this version of Recurra gives the same model. "
+            "Use the version that published it, or train again."
+        )
+    return model.eval()
