@@ -1,22 +1,30 @@
-"""Attention of one query over the states of a sequence."""
+"""Attention of queries over the states of a sequence."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-MULTI_HEAD_WIDTH = 64
-"""Widest head of multi-head attention, where the size can be divided so."""
+HEAD_WIDTH = 64
+"""Width that heads of multi-head attention have, where the size allows it."""
+
+
+class Memory(NamedTuple):
+    """What can be attended to, made once for all queries."""
+
+    keys_BTK: Tensor
+    values_BTH: Tensor
 
 
 class Attention(nn.Module, ABC):
-    """A query and memories in, their weighted mean out.
+    """Queries and memories in, weighted means of the memories out.
 
     Args:
         query_size: Numbers in a query.
-        memory_size: Numbers in a memory (H).
+        memory_size: Numbers in a memory (H), in a key and in a context.
     """
 
     def __init__(self, query_size: int, memory_size: int) -> None:
@@ -25,8 +33,17 @@ class Attention(nn.Module, ABC):
         self.memory_size = memory_size
 
     @abstractmethod
+    def prepare(self, memory_BTH: Tensor) -> Memory:
+        """Keys and values of states."""
+
+    @abstractmethod
+    def attend(self, query_BQH: Tensor, memory: Memory, mask_BQT: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts [B, Q, H], and weights [B, Q, T] that sum to 1 over the True steps of the mask, or are all 0."""
+
     def forward(self, query_BH: Tensor, memory_BTH: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """`context_BH` and `weights_BT`, which sum to 1 over the True steps of the mask; all 0 where no step is True."""
+        """One query a row: `context_BH` and `weights_BT`."""
+        context_B1H, weights_B1T = self.attend(query_BH[:, None], self.prepare(memory_BTH), mask_BT[:, None])
+        return context_B1H[:, 0], weights_B1T[:, 0]
 
 
 class AdditiveAttention(Attention):
@@ -35,13 +52,16 @@ class AdditiveAttention(Attention):
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
         self.query = nn.Linear(query_size, memory_size, bias=False)
-        self.memory = nn.Linear(memory_size, memory_size)
+        self.key = nn.Linear(memory_size, memory_size)
         self.score = nn.Linear(memory_size, 1, bias=False)
 
-    def forward(self, query_BH: Tensor, memory_BTH: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        mixed_BTH = (self.query(query_BH)[:, None] + self.memory(memory_BTH)).tanh()
-        weights_BT = masked_softmax(self.score(mixed_BTH)[:, :, 0], mask_BT)
-        return torch.bmm(weights_BT[:, None], memory_BTH)[:, 0], weights_BT
+    def prepare(self, memory_BTH: Tensor) -> Memory:
+        return Memory(self.key(memory_BTH), memory_BTH)
+
+    def attend(self, query_BQH: Tensor, memory: Memory, mask_BQT: Tensor) -> tuple[Tensor, Tensor]:
+        mixed_BQTH = (self.query(query_BQH)[:, :, None] + memory.keys_BTK[:, None]).tanh()
+        weights_BQT = masked_softmax(self.score(mixed_BQTH)[:, :, :, 0], mask_BQT)
+        return torch.bmm(weights_BQT, memory.values_BTH), weights_BQT
 
 
 class MultiplicativeAttention(Attention):
@@ -51,14 +71,17 @@ class MultiplicativeAttention(Attention):
         super().__init__(query_size, memory_size)
         self.query = nn.Linear(query_size, memory_size, bias=False)
 
-    def forward(self, query_BH: Tensor, memory_BTH: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        scores_BT = torch.bmm(memory_BTH, self.query(query_BH)[:, :, None])[:, :, 0]
-        weights_BT = masked_softmax(scores_BT, mask_BT)
-        return torch.bmm(weights_BT[:, None], memory_BTH)[:, 0], weights_BT
+    def prepare(self, memory_BTH: Tensor) -> Memory:
+        return Memory(memory_BTH, memory_BTH)
+
+    def attend(self, query_BQH: Tensor, memory: Memory, mask_BQT: Tensor) -> tuple[Tensor, Tensor]:
+        scores_BQT = torch.bmm(self.query(query_BQH), memory.keys_BTK.transpose(1, 2))
+        weights_BQT = masked_softmax(scores_BQT, mask_BQT)
+        return torch.bmm(weights_BQT, memory.values_BTH), weights_BQT
 
 
 class MultiHeadAttention(Attention):
-    """Scaled dot products in several subspaces (Vaswani et al. 2017, arXiv 1706.03762); the weights are the heads' mean."""
+    """Scaled dot products in several subspaces (Vaswani et al. 2017, arXiv 1706.03762); weights are the heads' mean."""
 
     def __init__(self, query_size: int, memory_size: int) -> None:
         super().__init__(query_size, memory_size)
@@ -68,16 +91,18 @@ class MultiHeadAttention(Attention):
         self.value = nn.Linear(memory_size, memory_size)
         self.output = nn.Linear(memory_size, memory_size)
 
-    def forward(self, query_BH: Tensor, memory_BTH: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        batch, steps, size = memory_BTH.shape
-        split = (self.heads, size // self.heads)
-        query = self.query(query_BH).view(batch, 1, *split).transpose(1, 2)
-        key = self.key(memory_BTH).view(batch, steps, *split).transpose(1, 2)
-        value = self.value(memory_BTH).view(batch, steps, *split).transpose(1, 2)
-        scores = (query @ key.transpose(2, 3)) * split[1] ** -0.5
-        weights = masked_softmax(scores, mask_BT[:, None, None])
-        context_BH = (weights @ value).transpose(1, 2).reshape(batch, size)
-        return self.output(context_BH), weights.mean(1)[:, 0]
+    def prepare(self, memory_BTH: Tensor) -> Memory:
+        return Memory(self.key(memory_BTH), self.value(memory_BTH))
+
+    def attend(self, query_BQH: Tensor, memory: Memory, mask_BQT: Tensor) -> tuple[Tensor, Tensor]:
+        query, key, value = (self._split(x) for x in (self.query(query_BQH), *memory))
+        scores = (query @ key.transpose(2, 3)) * (self.memory_size // self.heads) ** -0.5
+        weights = masked_softmax(scores, mask_BQT[:, None])
+        context_BQH = (weights @ value).transpose(1, 2).flatten(2)
+        return self.output(context_BQH), weights.mean(1)
+
+    def _split(self, x_BTH: Tensor) -> Tensor:
+        return x_BTH.view(*x_BTH.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class AttentionPooling(nn.Module):
@@ -109,6 +134,6 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def _head_count(size: int) -> int:
-    """The most heads that still have MULTI_HEAD_WIDTH numbers each and divide `size`, up to 8; small sizes get 4 or fewer."""
-    wanted = min(8, max(size // MULTI_HEAD_WIDTH, 4))
-    return next(heads for heads in range(min(wanted, size), 0, -1) if size % heads == 0)
+    """Heads of HEAD_WIDTH numbers, 4 to 8 of them, or the next lower count that divides the size."""
+    wanted = min(8, max(size // HEAD_WIDTH, 4), size)
+    return next(heads for heads in range(wanted, 0, -1) if size % heads == 0)

@@ -71,7 +71,9 @@ class ModelConfig(Section):
     residual: bool = False
     """Add each layer's input to its output, from the second layer on."""
     attention: Literal["none", "additive", "multiplicative", "multi_head"] = "none"
-    """Attention over the states of a whole sequence; for tasks with one output a sequence."""
+    """Attention over the states of a whole sequence (tasks with one output a sequence), or over `attention_window`."""
+    attention_window: int | None = Field(default=None, ge=2)
+    """Let each step attend to so many of the last states, itself included. Such a model can step; null = whole sequence."""
     pooling: Literal["last", "mean", "max"] = "last"
     """How a sequence becomes one vector when attention is none; for tasks with one output a sequence."""
     learned_initial_state: bool = False
@@ -120,6 +122,15 @@ class ModelConfig(Section):
             raise ValueError(
                 f"model.projection_size is {self.projection_size} and hidden_size {self.hidden_size}. "
                 "Set projection_size below hidden_size, or remove it."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_attention(self) -> ModelConfig:
+        if self.attention_window is not None and (self.attention == "none" or self.bidirectional):
+            raise ValueError(
+                f"model.attention_window is {self.attention_window} with attention = {self.attention} and bidirectional = "
+                f"{self.bidirectional}. Set attention to multi_head and bidirectional to false, or remove attention_window."
             )
         return self
 

@@ -58,7 +58,7 @@ class SequenceModel(nn.Module):
         self.dropout = TimeDropout(config.regularisation.dropout, variational=config.regularisation.variational)
         self.core = build_core(config, width)
         pooled = not shape.per_step
-        attended = pooled and config.attention != "none"
+        attended = pooled and _attends_to_all(config)
         size = self.core.output_size
         self.attention = AttentionPooling(config.attention, size) if attended else None
         self.pooling = POOLINGS[config.pooling](size) if pooled and not attended else None
@@ -125,7 +125,7 @@ class SequenceModel(nn.Module):
         if self.attention is not None:
             raise ModelError(
                 f"A model with attention over the whole sequence (model.attention: {self.config.attention}) cannot step. "
-                "Send whole sequences to /v1/predict, or train with model.attention: none."
+                "Send whole sequences to /v1/predict, or train with model.attention: none or with a model.attention_window."
             )
         x_BD = inputs_B if self.embedding is None else self.embedding(inputs_B)
         y_BH, after = self.core.step(x_BD, _part("core", state))
@@ -208,16 +208,20 @@ class SequenceModel(nn.Module):
 
 
 def _check(config: ModelConfig, shape: ModelShape) -> None:
-    if shape.per_step and (config.attention != "none" or config.pooling != "last"):
+    if shape.per_step and (_attends_to_all(config) or config.pooling != "last"):
         raise ConfigError(
             f"model.attention is {config.attention} and model.pooling is {config.pooling}, but this task has an output at "
-            "every step. Set attention to none and pooling to last."
+            "every step. Set pooling to last, and attention to none or give it a model.attention_window."
         )
     if config.tied_embeddings and (shape.input != "tokens" or shape.output_size != shape.input_size):
         raise ConfigError(
             f"model.tied_embeddings is true, but the model reads {shape.input_size} {shape.input} and gives "
             f"{shape.output_size} numbers. Tie only where both are the same vocabulary; else set it to false."
         )
+
+
+def _attends_to_all(config: ModelConfig) -> bool:
+    return config.attention != "none" and config.attention_window is None
 
 
 def _prefixed(prefix: str, state: State) -> State:

@@ -34,7 +34,7 @@ def test_additive_scores_are_bahdanaus():
 
     _, weights_BT = attention(query, memory, torch.ones(1, 4, dtype=torch.bool))
 
-    mixed = (memory[0] @ attention.memory.weight.T + attention.memory.bias + attention.query.weight @ query[0]).tanh()
+    mixed = (memory[0] @ attention.key.weight.T + attention.key.bias + attention.query.weight @ query[0]).tanh()
     assert_close(weights_BT[0], (mixed @ attention.score.weight[0]).softmax(0))
 
 

@@ -52,3 +52,10 @@ def test_an_ntm_cannot_tie_its_embedding():
     """Its output is wider than its hidden units by the reads."""
     with pytest.raises(ConfigError, match="reads beside the hidden units. Set tied_embeddings to false"):
         parse({"cell": "ntm", "tied_embeddings": True}, ModelConfig)
+
+
+@pytest.mark.parametrize("change", [{}, {"attention": "additive", "bidirectional": True}])
+def test_an_attention_window_needs_attention_and_one_direction(change):
+    """Without attention it would do nothing, and a bidirectional model cannot step anyway."""
+    with pytest.raises(ConfigError, match=r"attention_window is 8 with attention .*Set attention to multi_head"):
+        parse({"attention_window": 8, **change}, ModelConfig)

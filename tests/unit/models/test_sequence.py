@@ -32,6 +32,9 @@ def models(draw, *, attention=("none",), bidirectional=(False,)):
         ntm=SMALL_NTM,
         regularisation=RegularisationConfig(dropout=0.5, embedding_dropout=0.5),
     )
+    if config.attention == "none" and not both and draw(st.booleans()):
+        windowed = draw(st.sampled_from(["additive", "multiplicative", "multi_head"]))
+        config = config.model_copy(update={"attention": windowed, "attention_window": draw(st.integers(2, 4))})
     kind = draw(st.sampled_from(["tokens", "features"]))
     model = SequenceModel(config, ModelShape(kind, 3, 2, per_step)).double().eval()
     batch, steps = draw(st.integers(1, 3)), draw(st.integers(1, 6))
@@ -141,7 +144,7 @@ def test_attention_over_whole_sequences_cannot_step_and_says_what_to_use():
 @pytest.mark.parametrize("change", [{"attention": "additive"}, {"pooling": "mean"}])
 def test_poolings_are_refused_where_every_step_has_an_output(change):
     """A setting that would be ignored is a mistake of the user's, and is told."""
-    with pytest.raises(ConfigError, match=r"output at every step\. Set attention to none and pooling to last"):
+    with pytest.raises(ConfigError, match=r"output at every step\. Set pooling to last, and attention to none"):
         SequenceModel(ModelConfig(hidden_size=3, **change), ModelShape("tokens", 4, 4, per_step=True))
 
 
