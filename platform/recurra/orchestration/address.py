@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 from recurra.config.env import apply_ray_environment, dashboard_address, ray_address
@@ -9,6 +10,7 @@ from recurra.errors import ClusterError
 from recurra.orchestration.local_cluster import LocalCluster
 from recurra.orchestration.local_platform import LocalPlatform
 
+CONNECT_TIMEOUT_S = 5.0
 HINT = "Give --address host:port, set RECURRA_ADDRESS, or start a cluster on this machine: recurra up."
 
 
@@ -29,16 +31,23 @@ class ClusterAddress:
         return self.local.record.ports.http if self.local else 8000
 
     def driver_address(self) -> str:
-        """What a driver on this machine connects to.
+        """What a driver on this machine connects to, once something listens there: Ray itself would try for minutes.
 
         Raises:
-            ClusterError: Only the dashboard is known.
+            ClusterError: Only the dashboard is known, or nothing listens at the address.
         """
         if self.gcs is None:
             raise ClusterError(
                 f"{self.dashboard} is a dashboard, which takes jobs but no driver. "
                 "Run 'recurra submit FILE' instead, or give the cluster's host:port (often port 6379)."
             )
+        host, colon, port = self.gcs.rpartition(":")
+        if not colon or not port.isdecimal() or "/" in host:
+            raise ClusterError(f"'{self.gcs}' is no address of a Ray cluster. Write host:port, such as 10.0.0.5:6379.")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+        except OSError as exc:
+            raise ClusterError(f"Nothing answers at the Ray address {self.gcs} ({exc}). {HINT}") from exc
         return self.gcs
 
     def dashboard_url(self) -> str:
@@ -49,11 +58,12 @@ class ClusterAddress:
         """
         if self.dashboard is not None:
             return self.dashboard
+        address = self.driver_address()
         apply_ray_environment()
         import ray  # a second to import, and most commands get by without
 
         try:
-            with ray.init(address=self.gcs, log_to_driver=False, logging_level="ERROR") as context:
+            with ray.init(address=address, log_to_driver=False, logging_level="ERROR") as context:
                 url = context.dashboard_url
         except (ConnectionError, RuntimeError, ValueError) as exc:
             raise ClusterError(f"The Ray cluster {self.gcs} cannot be reached ({exc}). {HINT}") from exc

@@ -81,6 +81,7 @@ def ingest_on_ray(job: IngestJob, address: str, progress: Callable[[str], None])
     apply_ray_environment()
     import ray  # a second to import, and reading here needs none
 
+    job = replace(job, source=replace(job.source, path=job.source.path.resolve()))  # workers have another folder
     known = _prepare(job)
     groups = _groups(job.source.files())
     with ray.init(address=address, log_to_driver=False, logging_level="ERROR"):
