@@ -17,7 +17,7 @@ from recurra.serving.completions import FLUSH_S, sampling_of
 from recurra.serving.messages import Generated, GenerateOptions, SessionAnswer, SessionCreate, SessionStep
 from recurra.serving.sampling import find_stop
 from recurra.serving.service import Service
-from recurra.serving.sessions import Held, Sessions, empty_snapshot
+from recurra.serving.sessions import Held, Sessions, empty_snapshot, retried
 from recurra.serving.snapshot import MAX_ANSWER_BYTES, LastRequest, Snapshot, from_bytes, to_bytes
 from recurra.serving.tickets import run, stream
 from recurra.serving.work import Result, Sequence, Token
@@ -66,7 +66,7 @@ class SessionService:
         )
         (result,) = await run(self._service.engine, [plan.sequence])
         answer = self._outcome(plan, result)
-        created = await self._sessions.create(self._advanced(snapshot, plan, result, None))
+        created = await self._sessions.create(self._advanced(snapshot, plan, result))
         return answer.model_copy(update=self._facts(created))
 
     async def create_from(self, data: bytes) -> SessionAnswer:
@@ -75,7 +75,7 @@ class SessionService:
 
     async def look(self, id: str) -> SessionAnswer:
         async with self._sessions.hold(id) as held:
-            return self._answer(held.snapshot)
+            return self._answer(await held.refresh())
 
     async def step(self, id: str, request: SessionStep, body: bytes) -> bytes:
         """The answer as JSON; to a repeat of the session's last request, that one's answer.
@@ -84,12 +84,7 @@ class SessionService:
             body: As it came: what tells a repeat from another request for the same step.
         """
         async with self._sessions.hold(id) as held:
-            fingerprint = hashlib.sha256(body).hexdigest()
-            if (stored := self._repeated(held.snapshot, request, fingerprint)) is not None:
-                return stored
-            plan = self._plan(held.snapshot, request)
-            (result,) = await run(self._service.engine, [plan.sequence])
-            return await self._commit(held, plan, result, request, fingerprint)
+            return await retried(lambda: self._step(held, request, hashlib.sha256(body).hexdigest()))
 
     async def stream(self, id: str, request: SessionStep, body: bytes) -> AsyncGenerator[dict[str, Any], None]:
         """Text as it is generated, then the whole answer, which says that the session has moved on."""
@@ -101,7 +96,7 @@ class SessionService:
             )
         async with self._sessions.hold(id) as held:
             fingerprint = hashlib.sha256(body).hexdigest()
-            if (stored := self._repeated(held.snapshot, request, fingerprint)) is not None:
+            if (stored := await self._repeated(held, request, fingerprint)) is not None:
                 yield json.loads(stored)
                 return
             plan = self._plan(held.snapshot, request)
@@ -117,38 +112,53 @@ class SessionService:
                         if isinstance(event, RequestError):
                             raise event
                         if isinstance(event, Result):
-                            answer = await self._commit(held, plan, event, request, fingerprint)
+                            answer = await self._commit(held, plan, event, fingerprint)
                             yield json.loads(answer)
 
     async def export(self, id: str) -> bytes:
         """The session as a safetensors file."""
         async with self._sessions.hold(id) as held:
-            return to_bytes(held.snapshot, self._service.engine.layout, export=True)
+            return to_bytes(await held.refresh(), self._service.engine.layout, export=True)
 
     async def replace(self, id: str, data: bytes) -> SessionAnswer:
         """Set the session back, or forth, to a snapshot."""
         async with self._sessions.hold(id) as held:
-            now_s = self._sessions.wall()
             imported = self._imported(data, held.snapshot)
-            return self._answer(await held.commit(replace(imported, version=held.snapshot.version + 1, used_s=now_s)))
+            return self._answer(await retried(lambda: held.commit(self._following(held.snapshot, imported))))
 
     async def fork(self, id: str) -> SessionAnswer:
         """A second session with the same past. It costs one copy of the state, however long the past is."""
         async with self._sessions.hold(id) as held:
             now_s = self._sessions.wall()
-            return self._answer(await self._sessions.create(replace(held.snapshot, created_s=now_s, used_s=now_s)))
+            return self._answer(
+                await self._sessions.create(replace(await held.refresh(), created_s=now_s, used_s=now_s))
+            )
 
     async def delete(self, id: str) -> None:
         await self._sessions.delete(id)
 
-    def _repeated(self, snapshot: Snapshot, request: SessionStep, fingerprint: str) -> bytes | None:
-        """The stored answer, if the session's last request was this one."""
-        last = snapshot.last
+    async def _step(self, held: Held, request: SessionStep, fingerprint: str) -> bytes:
+        if (stored := await self._repeated(held, request, fingerprint)) is not None:
+            return stored
+        plan = self._plan(held.snapshot, request)
+        (result,) = await run(self._service.engine, [plan.sequence])
+        return await self._commit(held, plan, result, fingerprint)
+
+    async def _repeated(self, held: Held, request: SessionStep, fingerprint: str) -> bytes | None:
+        """The stored answer, if the session's last request was this one.
+
+        Raises:
+            RequestError: 409 when the session is at another step.
+        """
         if request.step is None:
             return None
-        if last is not None and last.step == request.step and last.fingerprint == fingerprint:
-            if last.answer is not None:
-                return last.answer.encode()
+        snapshot = held.snapshot
+        if request.step != snapshot.step and not _is_last(snapshot.last, request.step, fingerprint):
+            snapshot = await held.refresh()  # another replica may have moved it on
+        if _is_last(snapshot.last, request.step, fingerprint):
+            assert snapshot.last is not None
+            if snapshot.last.answer is not None:
+                return snapshot.last.answer.encode()
             raise RequestError(
                 f"This request was applied before: the session is at step {snapshot.step}. Its answer was too long to be "
                 "kept. Go on from there.",
@@ -226,16 +236,19 @@ class SessionService:
                 param="generate.max_tokens",
             )
 
-    async def _commit(self, held: Held, plan: _Plan, result: Result, request: SessionStep, fingerprint: str) -> bytes:
+    async def _commit(self, held: Held, plan: _Plan, result: Result, fingerprint: str) -> bytes:
         before = held.snapshot
-        after = self._advanced(before, plan, result, None)
+        after = self._following(before, self._advanced(before, plan, result))
         answer = self._outcome(plan, result).model_copy(update=self._facts(after)).model_dump_json()
         last = LastRequest(before.step, fingerprint, answer if len(answer) <= MAX_ANSWER_BYTES else None)
-        newest = await held.commit(replace(after, version=before.version + 1, last=last))
-        stored = newest.last.answer if newest.last else None
-        return (stored or answer).encode()
+        await held.commit(replace(after, last=last))
+        return answer.encode()
 
-    def _advanced(self, snapshot: Snapshot, plan: _Plan, result: Result, last: LastRequest | None) -> Snapshot:
+    def _following(self, before: Snapshot, after: Snapshot) -> Snapshot:
+        """`after` as the version that comes next."""
+        return replace(after, version=before.version + 1, used_s=self._sessions.wall(), last=None)
+
+    def _advanced(self, snapshot: Snapshot, plan: _Plan, result: Result) -> Snapshot:
         """The session after a request."""
         assert result.state is not None
         commits = plan.generate is None or plan.generate.commit
@@ -243,11 +256,9 @@ class SessionService:
         return replace(
             snapshot,
             step=step + (len(result.tokens) if commits else 0),
-            used_s=self._sessions.wall(),
             pending=tuple(result.pending) if commits else (),
             context=plan.encoded.context if plan.encoded else snapshot.context,
             state=result.state,
-            last=last,
         )
 
     def _outcome(self, plan: _Plan, result: Result) -> SessionAnswer:
@@ -311,3 +322,7 @@ class SessionService:
 
     def _answer(self, snapshot: Snapshot) -> SessionAnswer:
         return SessionAnswer(**self._facts(snapshot))
+
+
+def _is_last(last: LastRequest | None, step: int, fingerprint: str) -> bool:
+    return last is not None and (last.step, last.fingerprint) == (step, fingerprint)

@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from recurra.errors import ConflictError, NotFoundError, RequestError, StorageError
 from recurra.serving.config import SessionConfig
 from recurra.serving.session_store import SessionStore
-from recurra.serving.snapshot import LastRequest, Snapshot
+from recurra.serving.snapshot import Snapshot
 from recurra.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 ID_PATTERN = re.compile(r"s-[A-Za-z0-9_-]{32}")
 POOL_THREADS = 16
+CONFLICT_RETRIES = 3
 TEND_S = 1.0
 
 
@@ -36,6 +37,19 @@ class _Entry:
     checked_s: float = float("-inf")
     """When the store last had no newer version, by the monotonic clock."""
     holders: int = 0
+
+
+class OvertakenError(RequestError):
+    """Another request has changed the session since it was read (409)."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"Another request has changed the session meanwhile: it is at step {step}. "
+            "Send each step with its 'step' number, and the next one after the answer.",
+            status=409,
+            code="step_conflict",
+            param="step",
+        )
 
 
 class Held:
@@ -53,13 +67,18 @@ class Held:
     async def commit(self, snapshot: Snapshot) -> Snapshot:
         """Make this the newest version, in the store first.
 
-        Returns:
-            The newest version: `snapshot`, or the one that an earlier delivery of the same request has made.
-
         Raises:
-            RequestError: 409 when another replica has changed the session meanwhile, 503 when the store fails.
+            OvertakenError: Another replica has changed the session meanwhile; `self.snapshot` is its version now.
+            RequestError: 503 when the store fails, 410 when the session is gone.
         """
         return await self._sessions._commit(self._entry, snapshot)
+
+    async def refresh(self) -> Snapshot:
+        """The newest version there is, whoever wrote it."""
+        self._entry.checked_s = float("-inf")
+        await self._sessions._refresh(self.snapshot.id, self._entry)
+        await self._sessions._check(self._entry)
+        return self.snapshot
 
 
 class Sessions:
@@ -128,7 +147,7 @@ class Sessions:
     async def delete(self, id: str) -> None:
         """End the session, for every replica."""
         async with self.hold(id) as held:
-            await held.commit(held.snapshot.tombstone("deleted", self.wall()))
+            await retried(lambda: held.commit(held.snapshot.tombstone("deleted", self.wall())))
             self._count("deleted")
 
     async def tend(self) -> None:
@@ -155,29 +174,16 @@ class Sessions:
             with self._metrics.histogram("recurra_session_store_seconds", operation="save").time():
                 await self._in_pool(lambda: self._store.add(snapshot))
         except ConflictError as exc:
-            return await self._overtaken(entry, snapshot, exc)
+            self._count("conflict")
+            await self._refresh(snapshot.id, entry)
+            await self._check(entry)
+            assert entry.snapshot is not None
+            raise OvertakenError(entry.snapshot.step) from exc
         except StorageError as exc:
             self._metrics.counter("recurra_session_store_failures_total", operation="save").inc()
             raise _store_failed(exc) from exc
         self._remember(entry, snapshot)
         return snapshot
-
-    async def _overtaken(self, entry: _Entry, snapshot: Snapshot, exc: ConflictError) -> Snapshot:
-        """Somebody wrote this version first: fine if it was this very request, delivered to another replica before."""
-        await self._refresh(snapshot.id, entry)
-        await self._check(entry)
-        newest = entry.snapshot
-        assert newest is not None
-        if snapshot.last and newest.last and _same(snapshot.last, newest.last):
-            return newest
-        self._count("conflict")
-        raise RequestError(
-            f"Another request has changed the session meanwhile: it is at step {newest.step}. "
-            "Send each step with its 'step' number, and the next one after the answer.",
-            status=409,
-            code="step_conflict",
-            param="step",
-        ) from exc
 
     async def _refresh(self, id: str, entry: _Entry) -> None:
         """Look for a newer version where our copy is too old to be trusted."""
@@ -265,8 +271,14 @@ class Sessions:
         self._metrics.counter("recurra_session_events_total", event=event).inc()
 
 
-def _same(one: LastRequest, other: LastRequest) -> bool:
-    return (one.step, one.fingerprint) == (other.step, other.fingerprint)
+async def retried(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of `work`, done anew on the newest version where another replica was faster."""
+    for _ in range(CONFLICT_RETRIES):
+        try:
+            return await work()
+        except OvertakenError:
+            continue
+    return await work()
 
 
 def _unknown(id: str) -> RequestError:
