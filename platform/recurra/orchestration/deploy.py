@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from recurra.config.env import api_key, ray_auth_token
+from recurra.config.env import ray_auth_token
 from recurra.errors import ClusterError, ConfigError
 from recurra.serving.run import ServeRun
 
@@ -175,18 +175,10 @@ def is_this_machine(url: str) -> bool:
 
 
 def _answers(url: str) -> bool:
-    key = api_key()
     try:
-        response = httpx.get(
-            f"{url}/v1/models",
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=5.0,
-            trust_env=not is_this_machine(url),
-        )
+        return httpx.get(f"{url}/health/ready", timeout=5.0, trust_env=not is_this_machine(url)).is_success
     except httpx.HTTPError:
         return False
-    # 401: it is there and wants a key that this machine does not have.
-    return response.status_code in (200, 401)
 
 
 def _status(name: str, app: dict[str, Any]) -> ApplicationStatus:

@@ -13,6 +13,7 @@ from typing import Self
 from recurra.config.env import adopt, names_object_store, state_dir
 from recurra.errors import ClusterError
 from recurra.orchestration.local_cluster import ClusterOptions, LocalCluster
+from recurra.orchestration.ports import is_free
 from recurra.orchestration.processes import processes_with, stop_all
 from recurra.storage.server import EmbeddedServer
 
@@ -68,6 +69,8 @@ class LocalPlatform:
         """Start both and wait until they work; what was started is stopped again when one of them fails."""
         if LocalPlatform.find(self.directory):
             raise ClusterError(f"Something runs in {self.directory} already. Use it, or stop it with 'recurra down'.")
+        if options.http_port is not None and not is_free(options.http_port):
+            raise ClusterError(f"Port {options.http_port} is taken. Give --port another number, or 0 for any free one.")
         self.down()  # what a crash left
         self.directory.mkdir(parents=True, exist_ok=True)
         self._make_api_key()

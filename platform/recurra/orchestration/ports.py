@@ -74,7 +74,7 @@ def free_ports(count: int) -> list[int]:
     """
     found: list[int] = []
     for port in _RANDOM.sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
-        if _is_free(port):
+        if is_free(port):
             found.append(port)
             if len(found) == count:
                 return found
@@ -85,12 +85,13 @@ def free_block(length: int) -> int:
     """First port of a run of `length` free ports."""
     starts = range(FIRST, LAST + 1 - length, length)
     for start in _RANDOM.sample(starts, len(starts)):
-        if all(_is_free(port) for port in range(start, start + length)):
+        if all(is_free(port) for port in range(start, start + length)):
             return start
     raise ClusterError(f"Ports {FIRST}-{LAST} have no {length} free ones in a row. Stop other servers.")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Whether a server can listen on the port now, on all addresses."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
