@@ -87,9 +87,7 @@ class BucketPlan:
 
     def share(self, window: WindowPlan, share: Share) -> tuple[Ints, Ints, Ints]:
         """For each batch: the rank's first row, the row behind its last, and its rows with filler."""
-        counts = np.diff(window.cuts)
-        padded = np.full_like(counts, self._options.batch_sequences) if self._options.batch_sequences else counts
-        each = -(-padded // share.world_size)
+        each = -(-np.diff(window.cuts) // share.world_size)
         first = np.minimum(window.cuts[:-1] + share.rank * each, window.cuts[1:])
         return first, np.minimum(first + each, window.cuts[1:]), each
 
@@ -110,11 +108,12 @@ class BucketPlan:
         """Rows of the window in batch order, and where batches begin."""
         shuffle = self._options.shuffle
         seed = seed_of(self._manifest, self._options, epoch)
-        rows = _sort_by_length(lengths, seed.draw("lengths", number, len(lengths)) if shuffle else None)
-        cuts = _cut(lengths[rows], self._options)
+        noise = seed.draw("lengths", number, len(lengths) + 1) if shuffle else None
+        rows = _sort_by_length(lengths, noise)
+        cuts = _cut(lengths[rows], self._options, int(noise[-1]) if noise is not None else -1)
         batch = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
         if shuffle:
-            place, cuts = _shuffle_batches(cuts, seed, number, keep_last=self._options.batch_sequences is not None)
+            place, cuts = _shuffle_batches(cuts, seed, number, short_last=self._options.batch_sequences is not None)
             batch = place[batch]
         # Rows of a batch stand in the epoch's order, so that each rank's rows come from few blocks.
         keys = (batch.astype(np.uint64) << np.uint64(_INDEX_BITS)) | rows.astype(np.uint64)
@@ -123,13 +122,19 @@ class BucketPlan:
 
 
 def _window_sequences(manifest: Manifest, options: PlanOptions) -> int:
+    """Sequences of a window: windows of an epoch are equally large, of the size asked for to twice that."""
     table = manifest.blocks
-    count = options.bucket_window
+    wanted = options.bucket_window
     if options.shuffle:
-        count = max(count, _MIN_RUNS * run_blocks(manifest) * manifest.sequences // len(table))
-    count = min(count, _MAX_WINDOW_BYTES * manifest.sequences // int(table["bytes"].sum()), 1 << (_INDEX_BITS - 1))
+        wanted = max(wanted, _MIN_RUNS * run_blocks(manifest) * manifest.sequences // len(table))
+    windows = max(
+        1,
+        manifest.sequences // wanted,
+        int(table["bytes"].sum()) // _MAX_WINDOW_BYTES,
+        manifest.sequences >> (_INDEX_BITS - 1),
+    )
     rows = options.batch_sequences or 1
-    return max(1, count // rows) * rows
+    return -(-manifest.sequences // (windows * rows)) * rows
 
 
 def _neighbours(blocks: Ints) -> list[tuple[int, int]]:
@@ -142,27 +147,38 @@ def _sort_by_length(lengths: Ints, noise: NDArray[np.uint64] | None) -> Ints:
     """Rows from short to long; `noise` decides among those of about the same length."""
     keys = np.minimum(lengths, _LONGEST).astype(np.uint64) << np.uint64(_NOISE_BITS)
     if noise is not None:
-        keys += noise % np.maximum(np.uint64(1 << _NOISE_BITS), keys // np.uint64(1000) * np.uint64(_JITTER_PER_MILLE))
+        keys += noise[:-1] % np.maximum(
+            np.uint64(1 << _NOISE_BITS), keys // np.uint64(1000) * np.uint64(_JITTER_PER_MILLE)
+        )
     keys <<= np.uint64(_INDEX_BITS)
     keys |= np.arange(len(lengths), dtype=np.uint64)
     keys.sort()
     return (keys & np.uint64((1 << _INDEX_BITS) - 1)).astype(np.int64)
 
 
-def _cut(lengths: Ints, options: PlanOptions) -> Ints:
-    """Where batches begin, and the end."""
+def _cut(lengths: Ints, options: PlanOptions, chance: int) -> Ints:
+    """Where batches begin, and the end; `chance` says which batch is the short one, -1 the last."""
     count = len(lengths)
-    if options.batch_sequences is not None:
-        return np.append(np.arange(0, count, options.batch_sequences), count)
-    assert options.batch_tokens is not None
+    if options.batch_sequences is None:
+        return _cut_by_tokens(lengths, options.batch_tokens or 1)
+    cuts: Ints = np.append(np.arange(0, count, options.batch_sequences), count)
+    short = chance % (len(cuts) - 1)
+    # Were the short batch always the last, the longest sequences would weigh most in every epoch.
+    cuts[short + 1 : -1] -= cuts[-2] + options.batch_sequences - count
+    return cuts
+
+
+def _cut_by_tokens(lengths: Ints, budget: int) -> Ints:
+    """As many rows as fit with their padding; one always does."""
+    count = len(lengths)
     longest = np.maximum.accumulate(lengths).tolist()
     cuts = [0]
     while cuts[-1] < count:
         first = cuts[-1]
-        low, high = first + 1, min(count, first + max(1, options.batch_tokens // longest[first]))
-        while low < high:  # the largest stop whose rows still fit; one row always does
+        low, high = first + 1, min(count, first + max(1, budget // longest[first]))
+        while low < high:  # search for the last stop that still fits
             middle = (low + high + 1) // 2
-            if (middle - first) * longest[middle - 1] <= options.batch_tokens:
+            if (middle - first) * longest[middle - 1] <= budget:
                 low = middle
             else:
                 high = middle - 1
@@ -170,12 +186,13 @@ def _cut(lengths: Ints, options: PlanOptions) -> Ints:
     return np.array(cuts, np.int64)
 
 
-def _shuffle_batches(cuts: Ints, seed: Seed, number: int, keep_last: bool) -> tuple[Ints, Ints]:
-    """The new number of each batch, and where the new batches begin; a short last one may stay the last."""
+def _shuffle_batches(cuts: Ints, seed: Seed, number: int, short_last: bool) -> tuple[Ints, Ints]:
+    """The new number of each batch, and where the new batches begin; a short one may come last."""
     sizes = np.diff(cuts)
     old = seed.permutation("batches", number, len(sizes))
-    if keep_last and sizes[-1] != sizes[0]:
-        old = np.append(old[old != len(sizes) - 1], len(sizes) - 1)
+    short = int(np.argmin(sizes))
+    if short_last and sizes[short] < sizes.max():
+        old = np.append(old[old != short], short)
     new = np.empty_like(old)
     new[old] = np.arange(len(old))
     return new, running(sizes[old])

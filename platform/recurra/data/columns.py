@@ -93,12 +93,9 @@ def convert(column: Column, array: Array, row: int, limit: int | None = None) ->
         with np.errstate(over="ignore"):
             values = array.astype(dtype, copy=False)
         if not np.isfinite(values).all():
-            bad = (
-                int(np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))[0]) if values.ndim else 0
-            )
             raise DataError(
-                f"Row {row}, column '{column.name}' has NaN, infinity or a number beyond {column.dtype} at step {bad}. "
-                "Fill it in or drop the row."
+                f"Row {row}, column '{column.name}' has NaN, infinity or a number beyond float32"
+                f"{_first_bad_step(values) if column.axis == 'time' else ''}. Fill it in or leave the row out."
             )
         return values
     if array.dtype.kind == "f":
@@ -142,7 +139,7 @@ def decode_block(schema: SequenceSchema, arrow: pa.Schema, data: bytes | memoryv
     """
     try:
         batch = pa.ipc.read_record_batch(pa.ipc.read_message(pa.py_buffer(data)), arrow)
-    except (pa.ArrowInvalid, OSError) as exc:
+    except (pa.ArrowInvalid, OSError, EOFError) as exc:
         raise IntegrityError(f"A block is no Arrow record batch of the dataset's schema: {exc}") from exc
     time: dict[str, Array] = {}
     sequence: dict[str, Any] = {}
@@ -191,6 +188,11 @@ def _check_lengths(lengths: Mapping[str, int], row: int) -> None:
         raise DataError(f"Row {row} has time columns of unequal length: {seen}. Cut or fill them to one length.")
     if 0 in lengths.values():
         raise DataError(f"Row {row} has no time step. Leave empty sequences out.")
+
+
+def _first_bad_step(values: Array) -> str:
+    good = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    return f" at step {int(np.argmin(good))}"
 
 
 def _seen(array: Array) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recurra.data.columns import Rows
 from recurra.data.lengths import LengthIndex
-from recurra.data.manifest import Manifest, Segment, Shard, read_manifest
+from recurra.data.manifest import Manifest, Segment, Shard, gone, read_manifest
 from recurra.data.order import running
 from recurra.data.reader import BlockReader
 from recurra.data.schema import SequenceSchema
@@ -99,8 +99,7 @@ class Dataset:
         """Read every byte again and compare hashes; `progress` is told (bytes done, bytes in all) after each object.
 
         Raises:
-            IntegrityError: Names the shard and the first block that differ.
-            NotFoundError: A shard is gone.
+            IntegrityError: Names the object, and the first block of it, that differs or is gone.
         """
         sizes = [shard.bytes for shard in self.manifest.shards]
         done, total = 0, sum(sizes)
@@ -123,13 +122,7 @@ class Dataset:
         return [self._reader.read([number])[0] for number in range(block, behind)]
 
     def _verify_shard(self, shard: Shard, first_block: int) -> None:
-        store = open_store(self.url)
-        try:
-            data = store.read(shard.key)
-        except NotFoundError as exc:
-            raise NotFoundError(
-                f"{self.url}/{shard.key} is gone, and with it {len(shard.blocks)} blocks. Restore it."
-            ) from exc
+        data = self._read(shard.key)
         if hashlib.sha256(data).hexdigest() == shard.sha256:
             return
         if len(data) != shard.bytes:
@@ -141,9 +134,14 @@ class Dataset:
         raise IntegrityError(f"{self.url}/{shard.key} was altered outside its blocks (header or footer). Restore it.")
 
     def _verify_lengths(self, segment: Segment) -> None:
-        data = open_store(self.url).read(segment.lengths_key)
-        if hashlib.sha256(data).hexdigest() != segment.lengths_sha256:
+        if hashlib.sha256(self._read(segment.lengths_key)).hexdigest() != segment.lengths_sha256:
             raise IntegrityError(f"{self.url}/{segment.lengths_key} was altered. Restore it.")
+
+    def _read(self, key: str) -> bytes:
+        try:
+            return open_store(self.url).read(key)
+        except NotFoundError as exc:
+            raise gone(self.url, key) from exc
 
     def _example(self, parts: list[Rows], row: int) -> dict[str, Any]:
         low, high = int(parts[0].offsets[row]), int(parts[0].offsets[row + 1])

@@ -122,7 +122,7 @@ def sample_row(dataset: Dataset, number: int) -> dict[str, str]:
             shown = ", ".join(str(item) for item in value[:_SHOWN_STEPS].tolist())
             row[name] = f"[{shown}{', …' if len(value) > _SHOWN_STEPS else ''}] {list(value.shape)}"
         else:
-            row[name] = _short(value)
+            row[name] = _short(value.item() if isinstance(value, np.generic) else value)
     labels = dataset.metadata.get("labels")
     if labels and "label" in row:
         row["label"] = f"{row['label']} ({labels[int(row['label'])]})"

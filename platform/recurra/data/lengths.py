@@ -9,8 +9,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from recurra.data.manifest import Manifest, Segment
-from recurra.errors import IntegrityError
+from recurra.data.manifest import Manifest, Segment, gone
+from recurra.errors import IntegrityError, NotFoundError
 from recurra.storage.url import open_store
 
 _WHOLE_BYTES = 16 << 20
@@ -57,7 +57,7 @@ class LengthIndex:
         return self._read_slice(segment, first, stop, start)
 
     def _read_whole(self, segment: Segment) -> NDArray[np.uint32]:
-        data = open_store(self._url).read(segment.lengths_key)
+        data = self._read(segment, 0, None)
         if hashlib.sha256(data).hexdigest() != segment.lengths_sha256:
             raise IntegrityError(
                 f"{self._url}/{segment.lengths_key} was altered: its SHA-256 is not the manifest's. Restore it."
@@ -68,7 +68,7 @@ class LengthIndex:
         size = np.dtype(segment.lengths_dtype).itemsize
         counts = self._blocks["sequences"][first:stop]
         total = int(counts.sum())
-        data = open_store(self._url).read(segment.lengths_key, start * size, total * size)
+        data = self._read(segment, start * size, total * size)
         ends = np.cumsum(counts) * size
         for block, low, high in zip(range(first, stop), ends - counts * size, ends, strict=True):
             if zlib.crc32(data[low:high]) != self._blocks["lengths_crc32"][block]:
@@ -76,3 +76,9 @@ class LengthIndex:
                     f"{self._url}/{segment.lengths_key} was altered where it describes block {block}. Restore it."
                 )
         return np.frombuffer(data, segment.lengths_dtype).astype(np.uint32)
+
+    def _read(self, segment: Segment, start: int, length: int | None) -> bytes:
+        try:
+            return open_store(self._url).read(segment.lengths_key, start, length)
+        except NotFoundError as exc:
+            raise gone(self._url, segment.lengths_key) from exc

@@ -226,6 +226,11 @@ def join_metadata(url: str, there: Manifest, schema: SequenceSchema, metadata: M
     return {**there.metadata, **given}
 
 
+def gone(url: str, key: str) -> IntegrityError:
+    """The error for an object that the manifest names and the store does not have."""
+    return IntegrityError(f"{url}/{key} is gone, though the manifest names it. Restore it, or write the dataset again.")
+
+
 def _check_arrival(store: Store, segments: tuple[Segment, ...]) -> None:
     for shard in (shard for segment in segments for shard in segment.shards):
         size = store.size(shard.key)

@@ -59,6 +59,7 @@ class Pipeline:
         self._base = Position().to_json(dataset.manifest, options)
         self._position = Position()
         self._prefetcher: Prefetcher | None = None
+        self._ending: weakref.finalize[[], Pipeline] | None = None
         self._pid = os.getpid()
         self._current: Assembled | None = None
         self._index = 0
@@ -105,7 +106,8 @@ class Pipeline:
 
     def _next(self) -> Batch | None:
         if self._pid != os.getpid():  # threads do not survive a fork: begin anew where the parent stood
-            self._prefetcher, self._current, self._pid = None, None, os.getpid()
+            self._halt()
+            self._pid = os.getpid()
         while self._current is None or self._index == self._current.batches:
             self._current, self._index = self._wait(), 0
             if self._current is None:
@@ -133,14 +135,14 @@ class Pipeline:
         manifest = self._dataset.manifest
         reader = BlockReader(self._dataset.url, manifest)
         prefetcher = Prefetcher(reader, manifest, self._stream, self._prefetch_bytes)
-        weakref.finalize(self, prefetcher.stop)
+        self._ending = weakref.finalize(self, prefetcher.stop)
         prefetcher.start(_chunks(self._stream, self._position, self._epochs))
         self._prefetcher = prefetcher
 
     def _halt(self) -> None:
-        if self._prefetcher is not None and self._pid == os.getpid():
-            self._prefetcher.stop()
-        self._prefetcher, self._current, self._index = None, None, 0
+        if self._ending is not None and self._pid == os.getpid():
+            self._ending()
+        self._prefetcher, self._ending, self._current, self._index = None, None, None, 0
 
     def _to_json(self, position: Position) -> dict[str, int | str]:
         return {

@@ -52,8 +52,8 @@ class PlanOptions:
                 raise ConfigError(f"{name} is {value}. Set it to 1 or more.")
         if self.bucket_window > 1 << 23:
             raise ConfigError(f"bucket_window is {self.bucket_window}. Set it to {1 << 23} sequences or fewer.")
-        if not 0 <= self.seed < 1 << 63:
-            raise ConfigError(f"seed is {self.seed}. Set it to a number from 0 to 2**63 - 1.")
+        if not 0 <= self.seed < 1 << 53:
+            raise ConfigError(f"seed is {self.seed}. Set it to a number from 0 to 2**53 - 1.")
         if self.mode == "buckets":
             self._check_whole()
         else:
@@ -70,13 +70,13 @@ class PlanOptions:
     def describe(self) -> str:
         """The options in one line, without the seed; equal lines give equal plans."""
         size = f"sequences={self.batch_sequences}" if self.batch_sequences else f"tokens={self.batch_tokens}"
-        words = [self.mode, size]
+        words = [f"v{PLAN_VERSION}", self.mode, size]
         if self.mode == "buckets":
             words.append(f"bucket_window={self.bucket_window}")
         else:
-            words.append(f"window={self.window}" + (f"±{self.window_spread}" if self.window_spread else ""))
-            words.append(f"lookahead={self.lookahead}")
-        return " ".join([*words, "shuffle" if self.shuffle else "in-order"])
+            words.append(f"window={self.window}" + (f"~{self.window_spread}" if self.window_spread else ""))
+            words += [f"lookahead={self.lookahead}"] if self.lookahead else []
+        return " ".join(words if self.shuffle else [*words, "ordered"])
 
     def _check_whole(self) -> None:
         if self.window is not None or self.lookahead or self.window_spread:
@@ -108,8 +108,7 @@ class Position:
     def to_json(self, manifest: Manifest, options: PlanOptions) -> dict[str, int | str]:
         """What a checkpoint stores; under 200 bytes."""
         return {
-            "version": PLAN_VERSION,
-            "dataset": manifest.digest[:16],
+            "dataset": manifest.digest[:12],
             "plan": options.describe(),
             "seed": options.seed,
             "epoch": self.epoch,
@@ -128,7 +127,7 @@ class Position:
         expected = cls().to_json(manifest, options)
         if missing := sorted(set(expected) - set(value)):
             raise ConfigError(f"A saved position lacks '{missing[0]}'. Take it from the checkpoint's own state file.")
-        for key in ("version", "dataset", "plan", "seed"):
+        for key in ("dataset", "plan", "seed"):
             if value[key] != expected[key]:
                 raise ConfigError(
                     f"Cannot go on in the middle of the data: the checkpoint was made with {key} {value[key]!r}, this run "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -48,12 +49,11 @@ class Prefetcher:
         self._stopping = Event()
         self._held: dict[tuple[int, int], _Held] = {}
         self._held_bytes = 0
-        self._thread: Thread | None = None
+        self._pid = os.getpid()
 
     def start(self, chunks: Iterator[Chunk]) -> None:
         """Begin with the first of these chunks."""
-        self._thread = Thread(target=self._run, args=(chunks,), name="recurra-prefetch", daemon=True)
-        self._thread.start()
+        Thread(target=self._run, args=(chunks,), name="recurra-prefetch", daemon=True).start()
 
     def next(self) -> Assembled | None:
         """The next chunk once it is there; None behind the last.
@@ -68,6 +68,8 @@ class Prefetcher:
 
     def stop(self) -> None:
         """End the threads; requests that are under way finish by themselves and are thrown away."""
+        if self._pid != os.getpid():  # a fork took the locks along, but not the threads that would release them
+            return
         self._stopping.set()
         self._reader.close()
         while True:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from queue import SimpleQueue
-from threading import Thread
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 
 import numpy as np
 
 from recurra.data.columns import Rows, arrow_schema, decode_block
-from recurra.data.manifest import Manifest
+from recurra.data.manifest import Manifest, gone
 from recurra.data.order import running
-from recurra.errors import IntegrityError
+from recurra.errors import IntegrityError, NotFoundError
 from recurra.storage.url import open_store
 
 REQUEST_BYTES = 8 << 20
@@ -32,38 +33,53 @@ class BlockReader:
         self._first_block = running(np.array([len(shard.blocks) for shard in manifest.shards], np.int64))
         self._count = threads
         self._threads: list[Thread] = []
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lock = Lock()
+        self._closed = False
 
     def submit(self, blocks: Sequence[int], then: Callable[[int, Rows], Rows] | None = None) -> dict[int, Future[Rows]]:
         """Start fetching; `then` is applied to each block in the reader's thread."""
-        self._start()
         futures: dict[int, Future[Rows]] = {block: Future() for block in blocks}
-        for run in self._requests(sorted(futures)):
-            self._jobs.put(_Job(self, run, {block: futures[block] for block in run}, then))
+        jobs = [
+            _Job(self, run, {block: futures[block] for block in run}, then) for run in self._requests(sorted(futures))
+        ]
+        with self._lock:
+            for job in jobs:
+                if self._closed:
+                    job.cancel()
+                else:
+                    self._start()
+                    self._jobs.put(job)
         return futures
 
     def read(self, blocks: Sequence[int]) -> list[Rows]:
         """Fetch neighbours of one shard in this thread.
 
         Raises:
-            IntegrityError: A block's bytes are not those that were written.
+            IntegrityError: A block's bytes are not those that were written, or its shard is gone.
         """
         table = self._manifest.blocks
         shard = self._manifest.shards[self._shard_of[blocks[0]]]
         start = int(table["offset"][blocks[0]])
         size = int(table["offset"][blocks[-1]] + table["bytes"][blocks[-1]]) - start
-        data = memoryview(open_store(self._url).read(shard.key, start, size))
+        try:
+            data = memoryview(open_store(self._url).read(shard.key, start, size))
+        except NotFoundError as exc:
+            raise gone(self._url, shard.key) from exc
         return [self._decode(block, data, start) for block in blocks]
 
     def close(self) -> None:
-        """End the threads once they are done with what they are at; what waits is cancelled."""
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if isinstance(job, _Job):
-                job.cancel()
-        for _ in self._threads:
-            self._jobs.put(None)
-        self._threads = []
+        """End the threads once they are done with what they are at; what waits, and what comes later, is cancelled."""
+        with self._lock:
+            self._closed = True
+            with contextlib.suppress(Empty):
+                while True:
+                    job = self._jobs.get_nowait()
+                    if job is not None:
+                        job.cancel()
+            for _ in self._threads:
+                self._jobs.put(None)
+            self._threads = []
 
     def check(self, block: int, data: memoryview, start: int) -> memoryview:
         """The block's bytes, out of `data` that begins at byte `start` of its shard.
@@ -139,6 +155,6 @@ class _Job:
             future.cancel()
 
 
-def _work(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+def _work(jobs: SimpleQueue[_Job | None]) -> None:
     while (job := jobs.get()) is not None:
         job()

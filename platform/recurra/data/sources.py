@@ -34,6 +34,8 @@ class Field:
     role: Role
     dtype: DType | None = None
     """Of `tokens` and `series`; by default the vocabulary's (uint32 without one) and float32."""
+    bos: bool = False
+    """Of a `text`: begin each with the vocabulary's start-of-document id, as language models want it."""
     frame: int | None = None
     """Of a `series` of single numbers: so many consecutive ones make one step; the last is filled up with zeros."""
 
@@ -43,6 +45,10 @@ class Field:
         if len(self.fields) > 1 and (self.role not in ("series", "number") or self.frame is not None):
             raise ConfigError(
                 f"Column '{self.column}' is a {self.role}, which comes from one field, not {self.fields}."
+            )
+        if self.bos and self.role != "text":
+            raise ConfigError(
+                f"Column '{self.column}' is a {self.role} with bos. Only text has a start-of-document id."
             )
         if self.frame is not None and (self.role != "series" or self.frame < 1):
             raise ConfigError(f"Column '{self.column}' has frame {self.frame}. Set it to 1 or more, on a series.")
@@ -153,7 +159,8 @@ def _value(item: Field, where: str, record: Mapping[str, Any], known: Survey, re
     try:
         if item.role == "text":
             assert known.vocabulary is not None
-            return known.vocabulary.encode(_as_text(values[0], item, where))
+            ids = known.vocabulary.encode(_as_text(values[0], item, where))
+            return np.concatenate([np.array([known.vocabulary.bos], ids.dtype), ids]) if item.bos else ids
         if item.role == "string":
             return _as_text(values[0], item, where)
         if item.role == "label":
