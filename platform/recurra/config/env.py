@@ -110,12 +110,11 @@ def metrics_address() -> str | None:
 def secret_values() -> frozenset[str]:
     """The keys that this process knows, so that logs can leave them out; values too short to be keys are not there."""
     settings = s3_settings()
-    found = (
-        settings.secret_key,
-        settings.session_token,
-        os.environ.get("RECURRA_API_KEY"),
-        os.environ.get("RAY_AUTH_TOKEN"),
-    )
+    try:
+        key = api_key()
+    except OSError:
+        key = None  # whoever needs the key says that its file is missing
+    found = (settings.secret_key, settings.session_token, key, os.environ.get("RAY_AUTH_TOKEN"))
     return frozenset(value for value in found if value and len(value) >= 8)
 
 
