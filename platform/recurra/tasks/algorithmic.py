@@ -15,7 +15,7 @@ from torch.nn import functional
 from recurra.config.section import Section
 from recurra.data.batch import Batch
 from recurra.data.schema import SequenceSchema
-from recurra.errors import RequestError, SchemaError
+from recurra.errors import ConfigError, RequestError, SchemaError
 from recurra.models.config import ModelConfig
 from recurra.models.sequence import ModelShape, SequenceModel
 from recurra.tasks.algorithms import copy_inputs, copy_schema
@@ -76,18 +76,26 @@ class AlgorithmicTask(Task):
         return 0
 
     def tensors(self, batch: Batch, device: str) -> TaskTensors:
-        """Targets: `bits` [B, T, W], `counted` [B, T], and `starts`, the number of sequences that start in the batch."""
-        real_BT = (np.arange(batch.reset.shape[1]) < batch.lengths[:, None]) & (batch.weight > 0)[:, None]
-        counted_BT = batch.columns["counted"].astype(np.bool_) & real_BT
-        whole_rows = batch.lanes is None and not batch.reset[:, 1:].any()
+        """Targets: `bits` [B, T, W], `counted` [B, T], and `present` [B], which is False for filler rows.
+
+        Raises:
+            ConfigError: The batch holds windows; an answer needs the whole of its question.
+        """
+        if batch.lanes is not None or bool(batch.reset[:, 1:].any()):
+            raise ConfigError(
+                "Algorithmic problems are whole sequences, but the data comes in windows. "
+                "Remove train.truncated_bptt and set data.mode to buckets."
+            )
+        present_B = (batch.lengths > 0) & (batch.weight > 0)
+        counted_BT = batch.columns["counted"].astype(np.bool_) & present_B[:, None]
         return TaskTensors(
             inputs=torch.from_numpy(batch.columns["inputs"].astype(np.float32)).to(device),
             lengths=torch.from_numpy(batch.lengths.astype(np.int64)),
-            reset=None if whole_rows else torch.from_numpy(batch.reset.copy()).to(device),
+            reset=None,
             targets={
                 "bits": torch.from_numpy(batch.columns["targets"].astype(np.float32)).to(device),
                 "counted": torch.from_numpy(counted_BT).to(device),
-                "starts": torch.tensor(int((batch.reset & real_BT).sum()), device=device),
+                "present": torch.from_numpy(present_B).to(device),
             },
         )
 
@@ -98,11 +106,9 @@ class AlgorithmicTask(Task):
         wrong_BT = ((outputs > 0) != (bits_BTW > 0.5)).sum(-1) * counted_BT
         sums = {
             "wrong": wrong_BT.sum(),
-            "bits": counted_BT.sum() * self.width,
-            "solved": ((wrong_BT.sum(1) == 0) & counted_BT.any(1)).sum(),
-            "rows": counted_BT.any(1).sum(),
+            "solved": ((wrong_BT.sum(1) == 0) & tensors.targets["present"]).sum(),
         }
-        return Loss(total=total, count=tensors.targets["starts"], sums=sums)
+        return Loss(total=total, count=tensors.targets["present"].sum(), sums=sums)
 
     def metrics(self, total: float, count: float, sums: Mapping[str, float]) -> dict[str, float]:
         """`loss` in nats and `bits_per_sequence`; `wrong_bits` a sequence; `solved`, the share without a wrong bit."""
@@ -111,7 +117,7 @@ class AlgorithmicTask(Task):
             "loss": total / sequences,
             "bits_per_sequence": total / sequences / math.log(2),
             "wrong_bits": sums["wrong"] / sequences,
-            "solved": sums["solved"] / max(sums["rows"], 1.0),
+            "solved": sums["solved"] / sequences,
             "sequences": count,
         }
 

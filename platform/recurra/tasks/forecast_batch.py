@@ -26,7 +26,7 @@ class ForecastArrays:
     features_BTD: NDArray[np.float32]
     lengths_B: NDArray[np.int64]
     target_BTF: NDArray[np.float32]
-    """Future values less the seasonal base, in units of the scale; the model's outputs estimate their quantiles."""
+    """Future values less their base, in units of the scale; the model's outputs estimate their quantiles."""
     counted_BTF: NDArray[np.bool_]
     """Pairs of origin and horizon that loss and metrics look at."""
     base_BTF: NDArray[np.float32]

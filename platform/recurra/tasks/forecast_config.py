@@ -22,7 +22,7 @@ class ForecastingConfig(Section):
 
     Every step of a series is an origin that predicts the `horizon` values behind it (forking sequences: Wen et al.
     2017, arXiv 1711.11053). Values are seen relative to the series' own last season, and the model predicts how far
-    the future is from the seasonal naive forecast.
+    the future is from that season's level and the usual swing around it.
     """
 
     kind: Literal["forecasting"] = "forecasting"

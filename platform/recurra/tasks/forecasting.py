@@ -36,7 +36,7 @@ from recurra.tasks.timeline import SEASONS, Frequency, parse_time, step_time
 
 
 class ForecastingTask(Task):
-    """Features of one series in, [F x Q] scaled distances from the seasonal naive forecast out.
+    """Features of one series in, [F x Q] scaled distances from the base forecast out.
 
     Args:
         config: Horizon, quantiles, transform.
@@ -65,7 +65,7 @@ class ForecastingTask(Task):
         if config.history is not None and config.history < self.shape.memory:
             raise ConfigError(
                 f"task.history is {config.history}, and a season has {self.shape.season} steps. "
-                f"Set it to {self.shape.memory} or more, so that two seasons can be compared."
+                f"Set it to {self.shape.memory} or more: the pattern of several seasons is averaged."
             )
 
     @classmethod
@@ -116,7 +116,7 @@ class ForecastingTask(Task):
         }
 
     def build_model(self, config: ModelConfig) -> SequenceModel:
-        """Starts as the seasonal naive forecast: the output layer is zero."""
+        """Starts with the forecast that nothing changes: the output layer is zero."""
         size = self.config.horizon * len(self.config.quantiles)
         shape = ModelShape(input="features", input_size=self.shape.width, output_size=size, per_step=True)
         model = SequenceModel(config, shape)

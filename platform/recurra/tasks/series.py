@@ -40,7 +40,7 @@ class SeriesShape:
 
     @property
     def shortest(self) -> int:
-        """Values that a forecast needs: those of a season, and one to compare with the season before."""
+        """Values that a forecast needs: a season, and one behind it."""
         return self.season + 1
 
 

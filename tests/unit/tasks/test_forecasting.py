@@ -42,15 +42,15 @@ def zeros(task: ForecastingTask, steps: int) -> np.ndarray:
 
 
 def test_mase_of_the_seasonal_naive_forecast_is_its_error_in_its_own_unit(write: Write):
-    """By hand: outputs of zero are the seasonal naive forecast 12, 24; the truth is 15, 25; the past changed by 2 and 4
-    from season to season. MASE = ((3 + 1) / 2) / ((2 + 4) / 2) and sMAPE = 50 * (2 * 3 / 27 + 2 * 1 / 49)."""
+    """By hand: the naive forecast is 12, 24, the truth 15, 25, and the past changed by 2 and 4 from season to season.
+    MASE = ((3 + 1) / 2) / ((2 + 4) / 2) and sMAPE = 50 * (2 * 3 / 27 + 2 * 1 / 49)."""
     task = task_of()
-    batch = next(
-        one_epoch(write(SCHEMA, METADATA, [row([10, 20, 12, 24, 15, 25], 2)]), mode="buckets", batch_sequences=2)
-    )
-    tensors = task.tensors(batch, "cpu")
+    dataset = write(SCHEMA, METADATA, [row([10, 20, 12, 24, 15, 25], 2)])
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)), "cpu")
 
-    loss = task.loss(torch.zeros(1, 4, 6), tensors)
+    # Base 13.5 and 23.5, scale 18.
+    naive = torch.tensor([-1.5, -1.5, -1.5, 0.5, 0.5, 0.5]).expand(1, 4, 6) / 18
+    loss = task.loss(naive, tensors)
     metrics = task.metrics(
         float(loss.total), float(loss.count), {name: float(value) for name, value in loss.sums.items()}
     )
@@ -58,7 +58,7 @@ def test_mase_of_the_seasonal_naive_forecast_is_its_error_in_its_own_unit(write:
     assert metrics["smape"] == pytest.approx(50 * (6 / 27 + 2 / 49), rel=1e-5)
     assert metrics["coverage"] == 0
     assert metrics["series"] == 1
-    # Scale 18; the errors 3 and 1 are above all quantiles, so pinball is the level times the error, 0.5 on average.
+    # The errors 3 and 1 are above all quantiles, so pinball is the level times the error, 0.5 on average.
     assert metrics["pinball"] == pytest.approx(0.5 * (3 + 1) / 2 / 18)
     assert metrics["weighted_quantile_loss"] == pytest.approx(2 * 0.5 * 4 / 40)
 
@@ -168,21 +168,21 @@ def test_requests_see_what_training_saw(write: Write):
     assert np.allclose(task.tensors(batch, "cpu").inputs[0].numpy(), encoded.inputs, atol=1e-6)
 
 
-def test_the_answer_is_the_seasonal_naive_forecast_moved_by_the_outputs():
-    """By hand: season 2, last values 12 and 24, scale 18; the outputs are sorted, since quantiles must not cross."""
+def test_the_answer_is_the_base_moved_by_the_outputs():
+    """By hand: base 13.5 and 23.5, scale 18; the outputs are sorted, since quantiles must not cross."""
     task = task_of()
     encoded = task.encode({**INSTANCE, "name": "shoes"})
     output = zeros(task, 4)
     output[-1] = [0.5, 0, -0.5, 0, 0, 0]
 
     answer = task.decode(output, encoded, {"quantiles": [0.1, 0.3]})
-    assert answer["median_forecast"] == pytest.approx([12, 24])
-    assert answer["quantiles"]["0.1"] == pytest.approx([12 - 9, 24])
-    assert answer["quantiles"]["0.3"] == pytest.approx([12 - 4.5, 24])
-    assert answer["mean_forecast"] == pytest.approx([12, 24])
+    assert answer["median_forecast"] == pytest.approx([13.5, 23.5])
+    assert answer["quantiles"]["0.1"] == pytest.approx([13.5 - 9, 23.5])
+    assert answer["quantiles"]["0.3"] == pytest.approx([13.5 - 4.5, 23.5])
+    assert answer["mean_forecast"] == pytest.approx([13.5, 23.5])
     assert answer["start_timestamp"] == "1982-08-01"
     assert answer["name"] == "shoes"
-    assert task.decode(output, encoded, {"horizon": 1})["mean_forecast"] == pytest.approx([12])
+    assert task.decode(output, encoded, {"horizon": 1})["mean_forecast"] == pytest.approx([13.5])
 
 
 @pytest.mark.parametrize(
@@ -251,14 +251,14 @@ def test_a_described_task_answers_as_the_one_that_was_trained(write: Write):
     assert rebuilt.request_schema() == task.request_schema()
 
 
-def test_an_untrained_model_forecasts_the_seasonal_naive():
+def test_an_untrained_model_forecasts_that_nothing_changes():
     """The output layer starts at zero, so training begins at the baseline and not at noise."""
     task = task_of()
     model = task.build_model(ModelConfig(hidden_size=8)).eval()
     encoded = task.encode(INSTANCE)
 
     outputs, _ = model(torch.from_numpy(encoded.inputs)[None])
-    assert task.decode(outputs[0].detach().numpy(), encoded, {})["median_forecast"] == pytest.approx([12, 24])
+    assert task.decode(outputs[0].detach().numpy(), encoded, {})["median_forecast"] == pytest.approx([13.5, 23.5])
 
 
 def test_windows_are_refused(write: Write):
@@ -315,10 +315,10 @@ def test_a_dataset_that_does_not_fit_says_how_to_write_it(schema, metadata, mess
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    """The median is the point forecast, and a history must hold two seasons to compare them."""
+    """The median is the point forecast, and a history must hold the seasons that are averaged."""
     with pytest.raises(ValueError, match="with 0.5 among them"):
         ForecastingConfig(quantiles=(0.1, 0.9))
-    with pytest.raises(ConfigError, match="task.history is 3, and a season has 2 steps. Set it to 4 or more"):
+    with pytest.raises(ConfigError, match="task.history is 3, and a season has 2 steps. Set it to 9 or more"):
         task_of(CONFIG.model_copy(update={"history": 3}))
 
 
@@ -330,4 +330,4 @@ def test_samples_show_the_truth_beside_the_quantiles(write: Write):
 
     (sample,) = task.samples(torch.zeros(1, 4, 6), tensors)
     assert sample["actual"] == pytest.approx([15, 25])
-    assert sample["quantiles"][0] == pytest.approx([12, 12, 12])
+    assert sample["quantiles"][0] == pytest.approx([13.5] * 3)
