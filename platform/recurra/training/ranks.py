@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed
+from torch._C._distributed_c10d import TCPStore
 from torch import Tensor
+
+_TIMEOUT_S = 1800.0
+"""Longest wait for another rank: a lost one is noticed at once, so this is for one that writes a large checkpoint."""
 
 
 class Ranks(ABC):
@@ -56,6 +62,38 @@ class DistributedRanks(Ranks):
         values: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(values, value)
         return values
+
+
+def join_group(
+    rank: int, size: int, *, host: str, gpu: bool, agree: Callable[[tuple[str, int] | None], tuple[str, int]]
+) -> None:
+    """Form the process group of a run (NCCL on GPUs, gloo on CPUs); returns once all ranks are there.
+
+    Args:
+        rank: Of this process.
+        size: Ranks of the run; nothing is formed for a single one.
+        host: Name or address of this machine, as the other ranks reach it.
+        gpu: Whether tensors are on GPUs.
+        agree: Takes rank 0's address and port, None from the others; gives it on all ranks.
+    """
+    if size == 1:
+        return
+    timeout = timedelta(seconds=_TIMEOUT_S)
+    if rank == 0:
+        # Port 0: one that is chosen beforehand may be taken by the time it is opened.
+        store = TCPStore(host, 0, size, True, timeout, wait_for_workers=False)
+        agree((host, store.port))
+    else:
+        store = TCPStore(*agree(None), size, False, timeout)
+    torch.distributed.init_process_group(
+        "nccl" if gpu else "gloo", store=store, rank=rank, world_size=size, timeout=timeout
+    )
+
+
+def leave_group() -> None:
+    """Take the process group apart, if there is one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def current_ranks() -> Ranks:

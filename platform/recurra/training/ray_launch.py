@@ -21,7 +21,10 @@ apply_ray_environment()  # Ray reads its variables when it is imported.
 import ray
 import ray.exceptions
 import ray.train
-import ray.train.torch
+import ray.train.collective
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -31,6 +34,8 @@ from recurra.telemetry.fleet import FleetReporter
 from recurra.telemetry.metrics import Metrics
 from recurra.training.events import RunEvent
 from recurra.training.lease import Lease
+from recurra.training.ranks import join_group, leave_group
+from recurra.training.relay import Relay
 from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
 from recurra.training.start import check_against_earlier_start
@@ -73,34 +78,6 @@ def launch(run: TrainRun, address: str | None, on_event: Callable[[RunEvent], No
         return _outcome(relay)
 
 
-class _Relay:
-    """Carries events from rank 0 to the driver, and the outcome."""
-
-    def __init__(self) -> None:
-        self._events: list[dict[str, Any]] = []
-        self._sizes: list[int] = []
-        self._outcome: RunResult | RecurraError | None = None
-
-    def begin(self, workers: int) -> list[int]:
-        """World sizes of the attempts before this one."""
-        before = list(self._sizes)
-        self._sizes.append(workers)
-        return before
-
-    def tell(self, event: dict[str, Any]) -> None:
-        self._events.append(event)
-
-    def drain(self) -> list[dict[str, Any]]:
-        events, self._events = self._events, []
-        return events
-
-    def end(self, outcome: RunResult | RecurraError) -> None:
-        self._outcome = outcome
-
-    def outcome(self) -> RunResult | RecurraError | None:
-        return self._outcome
-
-
 class _Listener:
     """Hands the relay's events on, and breaks silences."""
 
@@ -138,12 +115,11 @@ class _Listener:
                 self._on_event(RunEvent(self._last.phase, waiting, self._last.step, self._last.steps))
 
 
-def _trainer(run: TrainRun, relay: Any, gpu: bool) -> ray.train.torch.TorchTrainer:
+def _trainer(run: TrainRun, relay: Any, gpu: bool) -> DataParallelTrainer:
     low, high = run.train.worker_range
-    return ray.train.torch.TorchTrainer(
+    return _LeanTrainer(
         _work_on_ray,
-        train_loop_config={"run": dump(run), "relay": relay},
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=600),
+        train_loop_config={"run": dump(run), "relay": relay, "gpu": gpu},
         scaling_config=ray.train.ScalingConfig(
             num_workers=low if low == high else (low, high),
             use_gpu=gpu,
@@ -160,6 +136,17 @@ def _trainer(run: TrainRun, relay: Any, gpu: bool) -> ray.train.torch.TorchTrain
     )
 
 
+class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray's trainer without two helper processes of 3 s of CPU each: one looks after Ray datasets, which we have none
+    of, one after placement groups of a controller that died, which end with our driver. TorchTrainer's own group setup
+    would import torch in the controller, too; ours is `join_group`.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+
 def _work_on_ray(config: dict[str, Any]) -> None:
     """What every worker runs; started again, in new processes, when one was lost."""
     relay = config["relay"]
@@ -171,11 +158,13 @@ def _work_on_ray(config: dict[str, Any]) -> None:
     before = ray.get(relay.begin.remote(size)) if rank == 0 else []
     metrics = Metrics(run=run.name)
     surroundings = Surroundings(
-        device=str(ray.train.torch.get_device()),
+        device="cuda:0" if config["gpu"] else "cpu",
         emit=lambda event: relay.tell.remote(event.to_json()),
         metrics=metrics,
         cause=None if not before else "failure" if before[-1] == size else "resize",
     )
+    host = ray.util.get_node_ip_address()
+    join_group(rank, size, host=host, gpu=config["gpu"], agree=ray.train.collective.broadcast_from_rank_zero)
     with FleetReporter(metrics, f"train-rank{rank}"):
         try:
             result = work(run, surroundings)
@@ -183,6 +172,7 @@ def _work_on_ray(config: dict[str, Any]) -> None:
             if not isinstance(exc, StorageError):
                 ray.get(relay.end.remote(type(exc)(str(exc))))
             raise
+    leave_group()
     if rank == 0:
         ray.get(relay.end.remote(result))
 
@@ -242,7 +232,7 @@ def _wait_for_room(run: TrainRun, gpu: bool) -> None:
 
 def _start_relay() -> Any:
     here = ray.get_runtime_context().get_node_id()
-    actor = ray.remote(_Relay).options(
+    actor = ray.remote(Relay).options(
         num_cpus=0, max_restarts=-1, scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
     )
     return actor.remote()

@@ -13,13 +13,9 @@ from recurra.training.step import TrainStep
 
 def take_snapshot(update: TrainStep) -> dict[str, Tensor]:
     """Weights, buffers, optimizer state and average, by name; views, not copies."""
-    named = dict(update.model.named_parameters())
-    tensors = {f"weight.{name}": value.detach() for name, value in named.items()}
+    tensors = {f"weight.{name}": value.detach() for name, value in update.model.named_parameters()}
     tensors |= {f"buffer.{name}": value for name, value in update.model.named_buffers()}
-    for name, parameter in named.items():
-        for key, value in update.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{key}.{name}"] = value
+    tensors |= {f"optimizer.{name}": value for name, value in update.optimizer.tensors.items()}
     if update.average is not None:
         tensors |= {f"average.{name}": value for name, value in update.average.values.items()}
     return tensors
@@ -30,20 +26,13 @@ def put_snapshot(update: TrainStep, tensors: dict[str, Tensor]) -> None:
     """Take over what `take_snapshot` gave.
 
     Raises:
-        TrainingError: The tensors are those of another model or of another `train.ema`.
+        TrainingError: The tensors are those of another model, optimizer or `train.ema`.
     """
-    named = dict(update.model.named_parameters())
-    _copy("weight", named, tensors)
+    _copy("weight", dict(update.model.named_parameters()), tensors)
     _copy("buffer", dict(update.model.named_buffers()), tensors)
     if update.average is not None:
         _copy("average", update.average.values, tensors)
-    fused = bool(update.optimizer.defaults.get("fused"))
-    for full_name, value in tensors.items():
-        if full_name.startswith("optimizer."):
-            _, key, name = full_name.split(".", 2)
-            # torch keeps the count of updates on the CPU unless the kernel itself reads it.
-            device = named[name].device if key != "step" or fused else torch.device("cpu")
-            update.optimizer.state[named[name]][key] = value.to(device, copy=True)
+    _copy("optimizer", update.optimizer.tensors, tensors)
 
 
 def _copy(kind: str, into: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:

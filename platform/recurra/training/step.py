@@ -18,7 +18,7 @@ from recurra.training.average import WeightAverage
 from recurra.training.config import TrainConfig
 from recurra.training.gradients import FlatGradients
 from recurra.training.lanes import LaneStates
-from recurra.training.optim import build_optimizer, learning_rate, set_learning_rate
+from recurra.training.optim import Optimizer, learning_rate
 from recurra.training.ranks import Ranks
 
 _TOTAL, _COUNT, _PADDED, _SAVE, _STOP = range(5)
@@ -71,8 +71,8 @@ class TrainStep:
         self.config = config
         self.ranks = ranks
         self.device = device
-        self.optimizer = build_optimizer(model, config, l2=regularisation.l2)
         self.gradients = FlatGradients(model, tail=5)
+        self.optimizer = Optimizer(self.gradients.parameters, self.gradients.views, config, l2=regularisation.l2)
         self.average = WeightAverage(model, config.ema) if config.ema is not None else None
         self.lanes = LaneStates(model, device)
         self._l1 = regularisation.l1
@@ -150,8 +150,7 @@ class TrainStep:
 
     def _update(self, norm: float, rate: float) -> None:
         self.gradients.clip(self.config.gradient_clip, norm)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.step()
+        self.optimizer.step(rate)
         if self.average is not None:
             self.average.update()
 
