@@ -1,0 +1,100 @@
+"""recurra data: files in, a dataset out, and what is wrong with either."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .conftest import Command
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    file = tmp_path / "reviews.csv"
+    rows = [f'"film number {n} is {"good" if n % 2 else "bad"}",{"yes" if n % 2 else "no"}' for n in range(40)]
+    file.write_text("\n".join(["text,liked", *rows]) + "\n")
+    return file
+
+
+def test_a_csv_becomes_two_datasets_that_share_a_vocabulary(recurra: Command, reviews: Path, local_url: str) -> None:
+    """A model that is evaluated on other token numbers than it learned looks broken, and nothing says why."""
+    train, valid = f"{local_url}/train", f"{local_url}/valid"
+    fields = ("--text", "text", "--label", "liked", "--vocabulary", "words")
+    written = recurra("data", "write", reviews, train, *fields, "--holdout-url", valid, "--holdout", 0.25, "--json")
+    assert written.code == 0
+    counts = [one["sequences"] for one in written.json]
+    assert sum(counts) == 40 and 3 <= counts[1] <= 20
+    seen = [recurra("data", "inspect", url, "--json").json for url in (train, valid)]
+    assert seen[0]["metadata"] == seen[1]["metadata"]
+    assert seen[0]["metadata"]["labels"] == ["no", "yes"]
+    assert [column["name"] for column in seen[0]["columns"]] == ["tokens", "label"]
+    assert seen[0]["length"] == {"min": 5, "median": 5, "p95": 5, "max": 5}
+
+
+def test_inspect_shows_sequences_as_a_reader_would(recurra: Command, reviews: Path, local_url: str) -> None:
+    """Token numbers tell nobody whether the right column was read."""
+    recurra("data", "write", reviews, local_url, "--text", "text", "--label", "liked")
+    shown = recurra("data", "inspect", local_url, "-n", 1)
+    assert "film number 0 is bad" in shown.out
+    assert "{'label': 'no'}" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 240
+
+
+def test_a_second_write_needs_append(recurra: Command, reviews: Path, local_url: str) -> None:
+    """The same command run twice would double the data."""
+    command = ("data", "write", reviews, local_url, "--text", "text")
+    assert recurra(*command).code == 0
+    again = recurra(*command)
+    assert again.code == 2 and "--append" in again.err
+    assert recurra(*command, "--append").code == 0
+    assert recurra("data", "inspect", local_url, "--json").json["sequences"] == 80
+
+
+def test_like_takes_over_vocabulary_and_labels(recurra: Command, reviews: Path, local_url: str, tmp_path: Path) -> None:
+    """Data that comes later has other words and perhaps not every class."""
+    recurra("data", "write", reviews, f"{local_url}/a", "--text", "text", "--label", "liked", "--vocabulary", "words")
+    later = tmp_path / "later.csv"
+    later.write_text("text,liked\nan unheard film,yes\n")
+    fields = ("--text", "text", "--label", "liked", "--like", f"{local_url}/a")
+    assert recurra("data", "write", later, f"{local_url}/b", *fields).code == 0
+    a, b = (recurra("data", "inspect", f"{local_url}/{name}", "--json").json for name in "ab")
+    assert a["metadata"] == b["metadata"]
+
+
+def test_an_altered_byte_is_named(recurra: Command, reviews: Path, local_url: str) -> None:
+    """Disks and people alter bytes; Arrow would read them without a word."""
+    recurra("data", "write", reviews, local_url, "--text", "text")
+    assert recurra("data", "verify", local_url).code == 0
+    (shard,) = Path(local_url.removeprefix("file://")).glob("shards/*.arrow")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    outcome = recurra("data", "verify", local_url)
+    assert outcome.code == 3
+    assert shard.stem in outcome.err.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--text", "txt"), 3, "Did you mean 'text'"),
+        ((), 2, "--text FIELD"),
+        (("--text", "text", "--set", "frequency"), 2, "--set frequency=month"),
+        (("--text", "text", "--holdout-url", "file:///tmp/x", "--holdout", "1.5"), 2, "above 0 and below 1"),
+        (("--text", "text", "--vocabulary", "syllables"), 2, "characters"),
+    ],
+)
+def test_wrong_arguments_say_what_to_type(
+    recurra: Command, reviews: Path, local_url: str, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    """Nobody reads the manual before the first try."""
+    outcome = recurra("data", "write", reviews, local_url, *arguments)
+    assert outcome.code == code
+    assert words in " ".join(outcome.err.split())
+
+
+def test_an_empty_address_and_a_missing_file_are_told_apart(recurra: Command, local_url: str) -> None:
+    """One is the store's business (4), the other the data's (3)."""
+    assert recurra("data", "inspect", local_url).code == 4
+    assert recurra("data", "write", "/no/such.csv", local_url, "--text", "text").code == 3

@@ -1,0 +1,92 @@
+"""recurra models: what is in the registry, and changing what an alias means."""
+
+from __future__ import annotations
+
+import pytest
+
+from recurra.data.vocabulary import ByteVocabulary
+from recurra.models.config import ModelConfig
+from recurra.models.weights import save_weights
+from recurra.registry.bundle import BundleParts
+from recurra.registry.registry import Registry
+from recurra.tasks.classification import ClassificationConfig, ClassificationTask
+
+from .conftest import Command
+
+TASK = ClassificationTask(ClassificationConfig(), ["calm", "storm"], ByteVocabulary(), None)
+
+
+def publish(url: str, accuracy: float, alias: str | None) -> str:
+    config = ModelConfig(cell="gru", hidden_size=4)
+    model = TASK.build_model(config)
+    parts = BundleParts(
+        task=TASK.describe(),
+        model=config.model_dump(mode="json"),
+        shape=vars(model.shape),
+        state_spec=model.state_spec.to_json(),
+        metrics={"accuracy": accuracy},
+        lineage={"run": "weather", "step": 20},
+    )
+    return Registry(url).publish("weather", parts, save_weights(model), alias)
+
+
+@pytest.fixture
+def two(local_url: str) -> list[str]:
+    return [publish(local_url, 0.5, "production"), publish(local_url, 0.75, "candidate")]
+
+
+def test_list_and_show(recurra: Command, local_url: str, two: list[str]) -> None:
+    """Which version is live, and is it the better one?"""
+    listed = recurra("models", "list", "-r", local_url, "--json").json
+    assert listed == [{"name": "weather", "aliases": {"production": two[0], "candidate": two[1]}, "bundles": 2}]
+    assert f"candidate {two[1][:12]}" in " ".join(recurra("models", "list", "-r", local_url).out.split())
+    shown = recurra("models", "show", "weather@candidate", "-r", local_url)
+    assert "accuracy 0.75" in shown.out and two[1] in shown.out
+    as_json = recurra("models", "show", "weather", "-r", local_url, "--json").json
+    assert as_json["digest"] == two[0] and len(as_json["bundles"]) == 2
+    assert as_json["request_schema"]["type"] == "object"
+
+
+def test_promote_rollback_history(recurra: Command, local_url: str, two: list[str]) -> None:
+    """The road to production and back, each step with a reason that somebody can read later."""
+    promoted = recurra(
+        "models", "promote", "weather@candidate", "production", "-m", "better", "-r", local_url, "--json"
+    )
+    assert promoted.json == {"model": "weather", "alias": "production", "digest": two[1]}
+    assert two[0][:12] in recurra("models", "rollback", "weather", "production", "-r", local_url).out
+    history = recurra("models", "history", "weather", "-r", local_url, "--json").json
+    assert [(entry["action"], entry["alias"], entry["digest"]) for entry in history] == [
+        ("promote", "production", two[0]),
+        ("promote", "candidate", two[1]),
+        ("promote", "production", two[1]),
+        ("rollback", "production", two[0]),
+    ]
+    assert history[2]["reason"] == "better"
+    table = recurra("models", "history", "weather", "-r", local_url).out
+    assert max(map(len, table.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("show", "wether"), "Did you mean 'weather'"),
+        (("show", "weather@prod"), "Its aliases: candidate"),
+        (("promote", "weather", "production"), "Write weather@candidate"),
+        (("rollback", "weather", "production"), "nothing to go back to"),
+        (("history", "wether"), "Did you mean 'weather'"),
+    ],
+)
+def test_what_does_not_exist_names_what_does(
+    recurra: Command, local_url: str, two: list[str], words: tuple[str, ...], said: str
+) -> None:
+    """An alias is typed from memory."""
+    outcome = recurra("models", *words, "-r", local_url)
+    assert outcome.code == 5
+    assert said in outcome.err
+
+
+def test_an_empty_registry_is_no_error(recurra: Command, local_url: str) -> None:
+    """The state of every new installation."""
+    outcome = recurra("models", "list", "-r", local_url)
+    assert (outcome.code, outcome.out) == (0, "")
+    assert "publish" in outcome.err
