@@ -114,10 +114,12 @@ def _result(reference: Any) -> list[dict[str, Any] | None]:
 def _prepare(job: IngestJob) -> Survey:
     """Look at the input, and at what is there already, before anything is written."""
     recipe = job.recipe
-    if recipe.has("label") and recipe.labels is None:
-        # Over all records: a class that only the held-out share has is a class, too.
-        recipe = replace(recipe, labels=_label_names(job))
     chosen = _training_records if job.holdout_url and recipe.group_by is None else _records
+    if chosen is _training_records and recipe.has("label") and recipe.labels is None:
+        # Over all records, with the vocabulary that costs nothing: a class that only the held-out share has is one, too.
+        recipe = replace(recipe, labels=survey(lambda: _records(job), replace(recipe, vocabulary="bytes")).labels)
+    if next(chosen(job), None) is None:
+        raise DataError(f"{job.source.path} leaves no record for {job.url}. Give more input, or hold out less of it.")
     known = survey(lambda: chosen(job), recipe)
     for url in job.urls:
         store = open_store(url)
@@ -183,11 +185,6 @@ def _training_records(job: IngestJob) -> Iterator[Record]:
 
 def _file_records(job: IngestJob, path: Path) -> Iterator[Record]:
     return read_records(path, job.source.format or format_of(path), job.source.per)
-
-
-def _label_names(job: IngestJob) -> tuple[str, ...]:
-    fields = [item.fields[0] for item in job.recipe.fields if item.role == "label"]
-    return tuple(sorted({str(record[name]) for _, record in _records(job) for name in fields if name in record}))
 
 
 def _key(job: IngestJob, path: Path, number: int) -> str:
