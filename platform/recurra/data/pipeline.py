@@ -36,7 +36,8 @@ class Pipeline:
         options: The plan.
         rank: Index of this process among `world_size`.
         epochs: Where to end; None = never.
-        prefetch_bytes: Blocks held for coming batches, about; what the next batch needs is always fetched.
+        prefetch_bytes: Blocks held for coming batches, about; what the next batch needs is always fetched. A dataset of
+            half that size is fetched once and kept.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Pipeline:
 
     def _begin(self) -> None:
         manifest = self._dataset.manifest
-        reader = BlockReader(self._dataset.url, manifest)
+        reader = BlockReader(self._dataset.url, manifest, keep_bytes=self._prefetch_bytes // 2)
         prefetcher = Prefetcher(reader, manifest, self._stream, self._prefetch_bytes)
         self._ending = weakref.finalize(self, prefetcher.stop)
         prefetcher.start(_chunks(self._stream, self._position, self._epochs))

@@ -18,8 +18,8 @@ from recurra.data.reader import BlockReader
 from recurra.data.stream import Assembled, Chunk, Stream
 
 _POLL_S = 0.2
-_MAX_AHEAD = 32
-"""Chunks that are planned ahead, however small they are."""
+_MIN_AHEAD, _MAX_AHEAD = 2, 32
+"""Chunks that are planned ahead while the budget lasts: so many into the next epoch, so many in this one."""
 
 
 @dataclass(eq=False)
@@ -92,7 +92,7 @@ class Prefetcher:
         ahead: deque[_Planned] = deque()
         more = True
         while more or ahead:
-            while more and (not ahead or (self._held_bytes < self._budget and len(ahead) < _MAX_AHEAD)):
+            while more and self._wants_more(ahead):
                 chunk = next(chunks, None)
                 if chunk is None:
                     more = False
@@ -100,6 +100,12 @@ class Prefetcher:
                     ahead.append(self._request(chunk))
             if ahead:
                 yield self._assemble(ahead.popleft())
+
+    def _wants_more(self, ahead: deque[_Planned]) -> bool:
+        if not ahead or (len(ahead) < _MIN_AHEAD and self._held_bytes < self._budget):
+            return True
+        same_epoch = ahead[0].chunk.epoch == ahead[-1].chunk.epoch
+        return same_epoch and len(ahead) < _MAX_AHEAD and self._held_bytes < self._budget
 
     def _request(self, chunk: Chunk) -> _Planned:
         planned = _Planned(chunk)

@@ -23,14 +23,22 @@ THREADS = 8
 
 
 class BlockReader:
-    """Reads blocks of one dataset in the background. Threads start with the first request and end with `close`."""
+    """Reads blocks of one dataset in the background. Threads start with the first request and end with `close`.
 
-    def __init__(self, url: str, manifest: Manifest, threads: int = THREADS) -> None:
+    Args:
+        url: The dataset's address.
+        manifest: Its manifest.
+        threads: Requests at once.
+        keep_bytes: A dataset of up to this size is fetched once and then kept in memory.
+    """
+
+    def __init__(self, url: str, manifest: Manifest, *, threads: int = THREADS, keep_bytes: int = 0) -> None:
         self._url = url
         self._manifest = manifest
         self._arrow = arrow_schema(manifest.schema)
         self._shard_of = np.repeat(np.arange(len(manifest.shards)), [len(shard.blocks) for shard in manifest.shards])
         self._first_block = running(np.array([len(shard.blocks) for shard in manifest.shards], np.int64))
+        self._kept: dict[int, Rows] | None = {} if int(manifest.blocks["bytes"].sum()) <= keep_bytes else None
         self._count = threads
         self._threads: list[Thread] = []
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -58,6 +66,8 @@ class BlockReader:
         Raises:
             IntegrityError: A block's bytes are not those that were written, or its shard is gone.
         """
+        if self._kept is not None and all(block in self._kept for block in blocks):
+            return [self._kept[block] for block in blocks]
         table = self._manifest.blocks
         shard = self._manifest.shards[self._shard_of[blocks[0]]]
         start = int(table["offset"][blocks[0]])
@@ -66,7 +76,10 @@ class BlockReader:
             data = memoryview(open_store(self._url).read(shard.key, start, size))
         except NotFoundError as exc:
             raise gone(self._url, shard.key) from exc
-        return [self._decode(block, data, start) for block in blocks]
+        found = [self._decode(block, data, start) for block in blocks]
+        if self._kept is not None:
+            self._kept.update(zip(blocks, found, strict=True))
+        return found
 
     def close(self) -> None:
         """End the threads once they are done with what they are at; what waits, and what comes later, is cancelled."""

@@ -16,7 +16,7 @@ from .small_datasets import SCHEMA, example
 def dataset(make):
     """Two segments: what was appended has an index of its own."""
     first = make([5, 300, 7] * 6)
-    with DatasetWriter(first.url, SCHEMA, block_bytes=400) as writer:
+    with DatasetWriter(first.url, SCHEMA, block_bytes=40_000) as writer:
         for number, length in enumerate([9, 70_000, 2]):
             writer.write(example(number, 0, length))
     return Dataset.open(first.url)

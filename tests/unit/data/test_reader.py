@@ -85,3 +85,13 @@ def test_a_closed_reader_cancels(reader):
     reader.close()
 
     assert reader.submit([0])[0].cancelled()
+
+
+def test_a_small_dataset_is_fetched_once(dataset, reads):
+    """Ten epochs of a dataset that fits into memory are one on the network."""
+    reader = BlockReader(dataset.url, dataset.manifest, threads=2, keep_bytes=1 << 20)
+    for _ in range(3):
+        [future.result(10) for future in reader.submit(range(8)).values()]
+    reader.close()
+
+    assert sum(length for _, _, length in reads) == int(dataset.manifest.blocks["bytes"][:8].sum())
