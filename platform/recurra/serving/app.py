@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -48,7 +48,10 @@ PREDICT = "/v1/predict/"
 
 
 def build_asgi(
-    service: Service, api_key: str | None = None, fleet_metrics: Callable[[], Awaitable[str]] | None = None
+    service: Service,
+    api_key: str | None = None,
+    fleet_metrics: Callable[[], Awaitable[str]] | None = None,
+    around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> App:
     """The application; its lifespan starts and stops the engine.
 
@@ -56,6 +59,7 @@ def build_asgi(
         service: The model.
         api_key: Bearer key that requests must carry; None = open.
         fleet_metrics: Text of `GET /metrics`; None = this process alone.
+        around: Entered before the engine starts, left after it has stopped.
     """
 
     async def own_metrics() -> str:
@@ -73,16 +77,17 @@ def build_asgi(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start(asyncio.get_running_loop())
-        tending = asyncio.create_task(sessions.tend()) if sessions is not None else None
-        try:
-            yield
-        finally:
-            if tending is not None:
-                tending.cancel()
-            if sessions is not None:
-                sessions.close()
-            service.stop()
+        async with around():
+            service.start(asyncio.get_running_loop())
+            tending = asyncio.create_task(sessions.tend()) if sessions is not None else None
+            try:
+                yield
+            finally:
+                if tending is not None:
+                    tending.cancel()
+                if sessions is not None:
+                    sessions.close()
+                service.stop()
 
     api = FastAPI(
         title="Recurra", docs_url="/docs", redoc_url=None, lifespan=lifespan, separate_input_output_schemas=False

@@ -34,6 +34,8 @@ Post = Callable[[list[Delivery]], None]
 """Takes everything that one tick has to say, on the engine's thread; must not block."""
 
 WARM_SIZES = (1, 2, 4, 8, 16, 32)
+FULL_BATCH = 32
+"""Sequences in one forward pass beyond which another replica brings more than a larger batch does."""
 LEAST_ENCODE_STEPS = 32
 """Steps that a forward pass may take of a tick, however short the tick is."""
 
@@ -51,8 +53,8 @@ class Load:
 
     @property
     def ratio(self) -> float:
-        """(Busy + waiting) / slots."""
-        return (self.busy + self.waiting) / self.slots
+        """Busy slots over slots, plus the queue over a batch that is worth while: 1 = another replica would help."""
+        return self.busy / self.slots + self.waiting / min(self.slots, FULL_BATCH)
 
 
 class Engine:
@@ -102,6 +104,8 @@ class Engine:
         self._tick_s = 0.0
         self._encode_step_s = 0.0
         self._ticked_s = clock()
+        self._load_sum = 0.0
+        self._load_since_s = clock()
 
     # Any thread.
 
@@ -154,6 +158,13 @@ class Engine:
     def load(self) -> Load:
         busy = self._slots.used
         return Load(busy, self.waiting, self.config.slots, self._tick_s)
+
+    def mean_load(self) -> float:
+        """Load over the time since this was last asked; one moment's load says little."""
+        now = self._clock()
+        total, self._load_sum = self._load_sum, 0.0
+        elapsed, self._load_since_s = now - self._load_since_s, now
+        return total / elapsed if elapsed > 0 else 0.0
 
     @property
     def healthy(self) -> bool:
@@ -211,6 +222,7 @@ class Engine:
         if self._cancelling or begin >= self._next_deadline_s:
             self._drop_leaving(begin)
         self._admit(begin)
+        load = self.load.ratio
         stepping = len(self._stepping)
         if stepping:
             self._step()
@@ -223,6 +235,7 @@ class Engine:
             self._flush()
             return False
         self._flush()
+        self._load_sum += load * (self._clock() - begin)
         return True
 
     def _sleep(self) -> None:

@@ -36,7 +36,7 @@ class ServedModel:
     model: SequenceModel
     created: str = ""
     """ISO 8601 time at which the bundle was published."""
-    metrics: Mapping[str, float] | None = None
+    metrics: Mapping[str, float | None] | None = None
     """Of its evaluation."""
 
 

@@ -1,0 +1,120 @@
+"""The service on Ray Serve: the only file here that imports Ray. It wires, and decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+from recurra.config.env import api_key
+from recurra.config.load import parse
+from recurra.errors import ClusterError
+from recurra.registry.registry import Registry
+from recurra.serving.app import build_asgi
+from recurra.serving.autoscaling import LOAD
+from recurra.serving.edge import App
+from recurra.serving.run import ServeRun
+from recurra.serving.service import ServedModel, Service
+from recurra.storage.url import open_store
+from recurra.telemetry.fleet import FleetReporter, fleet_exposition_async
+from recurra.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+DEPLOYMENT = "replica"
+CONSTRUCTOR_TRIES = 3
+HEALTH_PERIOD_S = 5.0
+
+
+def build_app(args: dict[str, Any]) -> serve.Application:
+    """The application that `ServeRun.arguments()` describe: what a Ray Serve file's `import_path` names.
+
+    Raises:
+        ConfigError: An argument is unknown or out of range.
+    """
+    run = parse(args, ServeRun, source="args of the Serve application")
+    return serve.deployment(Replica).options(**_options(run)).bind(run.arguments())
+
+
+@serve.ingress()
+class Replica:
+    """One process that serves the model. Credentials and the API key come from its own environment."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        begin = time.perf_counter()
+        run = parse(arguments, ServeRun)
+        loaded = Registry(run.registry).load(run.model)
+        name = run.model.partition("@")[0]
+        if run.serve.gpus_per_replica > 0:
+            loaded.model.to(torch.device("cuda"))
+        metrics = Metrics(model=name)
+        served = ServedModel(
+            name, loaded.bundle.digest, loaded.task, loaded.model, loaded.bundle.created, loaded.bundle.metrics
+        )
+        store = open_store(_sessions_url(run)).child(name)
+        self._service = Service(served, run.serve, metrics, store)
+        self._reporter = FleetReporter(metrics, f"serve-{run.name}")
+        metrics.gauge("recurra_model_load_seconds").set(time.perf_counter() - begin)
+
+    def __serve_build_asgi_app__(self) -> App:
+        return build_asgi(self._service, api_key(), fleet_exposition_async, self._reporting)
+
+    async def check_health(self) -> None:
+        """Ray restarts the replica when this raises three times in a row."""
+        if not self._service.engine.healthy:
+            raise ClusterError("The engine's thread has ended, or one tick takes longer than any request may.")
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `LoadPolicy` reads."""
+        return {LOAD: self._service.engine.mean_load()}
+
+    @asynccontextmanager
+    async def _reporting(self) -> AsyncIterator[None]:
+        """What was counted last reaches the fleet before the process goes."""
+        try:
+            yield
+        finally:
+            self._reporter.close()
+
+
+def _options(run: ServeRun) -> dict[str, Any]:
+    config = run.serve
+    options: dict[str, Any] = {
+        "name": DEPLOYMENT,
+        "max_ongoing_requests": config.open_requests,
+        "graceful_shutdown_timeout_s": config.shutdown_s,
+        "graceful_shutdown_wait_loop_s": 0.2,
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "max_constructor_retry_count": CONSTRUCTOR_TRIES,
+        "ray_actor_options": {"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
+    }
+    low, high = config.replica_range
+    if low == high:
+        return {**options, "num_replicas": low}
+    scaling = config.autoscaling
+    options["autoscaling_config"] = AutoscalingConfig(
+        min_replicas=low,
+        max_replicas=high,
+        upscale_delay_s=scaling.upscale_delay_s,
+        downscale_delay_s=scaling.downscale_delay_s,
+        look_back_period_s=scaling.look_back_s,
+        policy=AutoscalingPolicy(
+            policy_function="recurra.serving.autoscaling:LoadPolicy", policy_kwargs={"target": scaling.target_load}
+        ),
+    )
+    return options
+
+
+def _sessions_url(run: ServeRun) -> str:
+    if run.serve.sessions.url is not None:
+        return run.serve.sessions.url
+    parts = urlsplit(run.registry)
+    beside = parts.path.rstrip("/").rpartition("/")[0] if parts.scheme == "file" or "/" in parts.path.strip("/") else ""
+    return f"{parts.scheme}://{parts.netloc}{beside}/sessions"

@@ -1,0 +1,202 @@
+"""The service on a real Ray Serve with HAProxy and direct ingress."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import httpx
+import pytest
+import torch
+
+from recurra.data.vocabulary import ByteVocabulary
+from recurra.models.config import ModelConfig
+from recurra.models.weights import save_weights
+from recurra.orchestration.deploy import ServeApi
+from recurra.orchestration.local_cluster import LocalCluster
+from recurra.orchestration.ports import REPLICA_PORTS
+from recurra.registry.bundle import BundleParts
+from recurra.registry.registry import Registry
+from recurra.serving.config import AutoscalingConfig, ServeConfig
+from recurra.serving.run import ServeRun
+from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
+
+pytestmark = pytest.mark.ray
+
+SERVE = ServeConfig(replicas=2, cpus_per_replica=0.5, slots=32, sessions={"trust_s": 1.0})
+
+
+def publish(registry_url: str) -> None:
+    """A small untrained byte-level model as `lm@production`."""
+    task = LanguageModelTask(LanguageModelConfig(), ByteVocabulary())
+    torch.manual_seed(1)
+    model = task.build_model(ModelConfig(cell="gru", hidden_size=32))
+    parts = BundleParts(
+        task=task.describe(),
+        model=model.config.model_dump(mode="json"),
+        shape=asdict(model.shape),
+        state_spec=model.state_spec.to_json(),
+    )
+    Registry(registry_url).publish("lm", parts, save_weights(model), alias="production")
+
+
+class Service:
+    """The deployed application, as a client sees it, and the cluster's view of it."""
+
+    def __init__(self, cluster: LocalCluster, registry_url: str) -> None:
+        self.cluster = cluster
+        self.registry_url = registry_url
+        self.api = ServeApi(cluster.dashboard_url)
+        self.url = cluster.serve_url
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+
+    def deploy(self, serve: ServeConfig) -> None:
+        run = ServeRun(name="lm", model="lm@production", registry=self.registry_url, serve=serve)
+        self.api.deploy(run, http_port=self.cluster.record.ports.http, timeout_s=120, progress=print)
+        wait_for(lambda: len(self.replica_urls()) >= serve.replica_range[0], 30)
+
+    def replicas(self) -> int:
+        (status,) = [status for status in self.api.statuses() if status.name == "lm"]
+        return status.replicas.get("RUNNING", 0)
+
+    def replica_urls(self) -> list[str]:
+        """Where the replicas listen themselves, behind HAProxy."""
+        first = self.cluster.record.ports.replica_http
+        return [
+            url for port in range(first, first + REPLICA_PORTS) if is_ready(url := f"http://127.0.0.1:{port}", port)
+        ]
+
+
+def is_ready(url: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        if probe.connect_ex(("127.0.0.1", port)) != 0:
+            return False
+    try:
+        return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_for(condition, timeout_s: float) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "It did not happen in time."
+        time.sleep(0.2)
+
+
+def counted(client: httpx.Client) -> int:
+    """Prediction requests answered by the whole fleet."""
+    lines = client.get("/metrics").raise_for_status().text.splitlines()
+    wanted = ("recurra_requests_total", 'endpoint="predict"', 'model="lm"')
+    return sum(int(float(line.split()[-1])) for line in lines if all(part in line for part in wanted))
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster: LocalCluster) -> Iterator[Service]:
+    registry_url = "s3://recurra/serving-test/registry"
+    publish(registry_url)
+    service = Service(ray_cluster, registry_url)
+    service.deploy(SERVE)
+    yield service
+    service.api.undeploy("lm")
+
+
+def test_the_deployed_application_answers_everything(service):
+    """The whole way: registry in S3, Ray Serve, HAProxy, a stream that comes in parts."""
+    models = service.client.get("/v1/models").json()["data"]
+    prediction = service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "def "}]})
+    ask = {"model": "lm", "prompt": "import", "max_tokens": 200, "temperature": 0, "seed": 1}
+    whole = service.client.post("/v1/completions", json=ask).json()["choices"][0]["text"]
+    with service.client.stream("POST", "/v1/completions", json={**ask, "stream": True}) as response:
+        lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+    unknown = service.client.get("/v1/nothing")
+
+    assert [model["id"] for model in models] == ["lm"]
+    assert len(prediction.json()["predictions"][0]["next"]) == 5
+    assert lines[-1] == "[DONE]" and len(lines) > 3
+    assert "".join(json.loads(line)["choices"][0]["text"] for line in lines[:-1]) == whole
+    assert unknown.json()["error"]["code"] == "route_not_found"
+
+
+def test_500_requests_to_two_replicas_are_500_in_metrics(service):
+    """One scrape target tells the truth about the fleet, at once and exactly, whichever replica is asked."""
+    assert len(service.replica_urls()) == 2
+    before = counted(service.client)
+
+    def ask(_: int) -> int:
+        return service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "a"}]}).status_code
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        statuses = list(pool.map(ask, range(500)))
+
+    assert statuses == [200] * 500
+    assert counted(service.client) - before == 500
+    for url in service.replica_urls():
+        with httpx.Client(base_url=url, timeout=30) as direct:
+            assert counted(direct) - before == 500
+
+
+def test_a_session_goes_on_at_another_replica(service):
+    """No replica owns a session: the other one finds its state in the store, and the answer is the same."""
+    one, other = service.replica_urls()
+    id = httpx.post(f"{one}/v1/sessions").json()["id"]
+    step = 0
+    for turn, text in enumerate(("def ", "main", "():", "\n")):
+        url = (one, other)[turn % 2]
+        answer = httpx.post(f"{url}/v1/sessions/{id}/step", json={"step": step, "input": {"text": text}}).json()
+        step = answer["step"]
+    whole = service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "def main():\n"}]}).json()
+
+    assert [n["token"] for n in answer["output"]["next"]] == [n["token"] for n in whole["predictions"][0]["next"]]
+    assert answer["output"]["next"][0]["logprob"] == pytest.approx(
+        whole["predictions"][0]["next"][0]["logprob"], abs=1e-5
+    )
+
+
+def test_a_client_that_leaves_frees_the_slots(service):
+    """Through HAProxy, too, the engine learns that nobody reads any more."""
+    ask = {"model": "lm", "prompt": "a", "max_tokens": 1024, "temperature": 0, "stream": True, "n": 16}
+    for _ in range(4):
+        with httpx.stream("POST", f"{service.url}/v1/completions", json=ask, timeout=10) as response:
+            next(response.iter_raw())
+
+    def all_free() -> bool:
+        lines = service.client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("recurra_slots_used{")) == 0
+
+    wait_for(all_free, 10)
+
+
+def test_replicas_come_under_load_and_go_after_it(service):
+    """1 -> 2 -> 1, and no request fails on the way."""
+    scaling = AutoscalingConfig(target_load=0.25, upscale_delay_s=1, downscale_delay_s=5, look_back_s=3)
+    service.deploy(SERVE.model_copy(update={"replicas": (1, 2), "autoscaling": scaling}))
+    wait_for(lambda: service.replicas() == 1, 60)
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def client(seed: int) -> None:
+        ask = {"model": "lm", "prompt": "load", "max_tokens": 300, "seed": seed}
+        with httpx.Client(base_url=service.url, timeout=60) as http:
+            while not stop.is_set():
+                statuses.append(http.post("/v1/completions", json=ask).status_code)
+
+    clients = [threading.Thread(target=client, args=(seed,)) for seed in range(16)]
+    for thread in clients:
+        thread.start()
+    try:
+        wait_for(lambda: service.replicas() == 2, 60)
+    finally:
+        stop.set()
+        for thread in clients:
+            thread.join()
+    wait_for(lambda: service.replicas() == 1, 60)
+
+    assert set(statuses) == {200}
+    assert service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "a"}]}).status_code == 200
