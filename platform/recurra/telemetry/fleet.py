@@ -7,6 +7,7 @@ that had ended before are gone, which Prometheus takes as a counter reset.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import threading
@@ -30,6 +31,10 @@ MAX_SOURCES = 10_000
 """Each source keeps one call to the actor open."""
 
 
+_handle: tuple[str, Any] | None = None
+"""Job that this process belongs to, and its handle of the collector: finding it asks the cluster, which takes time."""
+
+
 def fleet_actor(address: str | None = None) -> Any:
     """Handle of the collector, which is started if it does not run yet.
 
@@ -39,35 +44,53 @@ def fleet_actor(address: str | None = None) -> Any:
     Raises:
         ClusterError: This process is not connected to a Ray cluster.
     """
+    global _handle
     if not ray.is_initialized():
         raise ClusterError("The fleet's metrics need a Ray cluster. Call ray.init(address=...) before.")
-    actor = ray.remote(FleetCollector).options(
-        name=ACTOR_NAME,
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        num_cpus=0,
-        max_restarts=-1,
-        max_concurrency=MAX_SOURCES,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(_head_node_id(), soft=True),
-    )
-    return actor.remote(address or metrics_address(), CollectorOptions())
+    job = ray.get_runtime_context().get_job_id()
+    if _handle is None or _handle[0] != job:
+        actor = ray.remote(FleetCollector).options(
+            name=ACTOR_NAME,
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_concurrency=MAX_SOURCES,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(_head_node_id(), soft=True),
+        )
+        _handle = job, actor.remote(address or metrics_address(), CollectorOptions())
+    return _handle[1]
 
 
 def fleet_exposition(timeout_s: float = 10.0) -> str:
-    """Prometheus' text format of the whole fleet. Not for an event loop: see `fleet_exposition_async`."""
+    """Prometheus' text format of the whole fleet. Not for an event loop: see `fleet_exposition_async`.
+
+    Raises:
+        ClusterError: The collector does not answer, also not after it was looked for again.
+    """
     try:
-        return str(fleet_actor().collect.remote().future().result(timeout_s))
+        return _collect(timeout_s)
+    except (RayError, FutureTimeoutError):
+        _forget()
+    try:
+        return _collect(timeout_s)
     except (RayError, FutureTimeoutError) as exc:
         raise ClusterError(f"The metrics collector does not answer ({type(exc).__name__}). Try again.") from exc
 
 
-async def fleet_exposition_async() -> str:
-    """Prometheus' text format of the whole fleet."""
-    try:
-        return str(await fleet_actor().collect.remote())
-    except RayError as exc:
-        raise ClusterError(f"The metrics collector does not answer ({type(exc).__name__}). Try again.") from exc
+async def fleet_exposition_async(timeout_s: float = 10.0) -> str:
+    """As `fleet_exposition`, on a thread of its own."""
+    return await asyncio.to_thread(fleet_exposition, timeout_s)
+
+
+def _collect(timeout_s: float) -> str:
+    return str(fleet_actor().collect.remote().future().result(timeout_s))
+
+
+def _forget() -> None:
+    global _handle
+    _handle = None
 
 
 class FleetReporter:
@@ -119,8 +142,9 @@ class FleetReporter:
                 failures = 0
             except (RayError, ClusterError, FutureTimeoutError):
                 # The collector is being restarted, or the cluster goes down: never a reason to stop the work.
+                _forget()
                 actor, seen_round, failures = None, 0, failures + 1
-                self._closing.wait(min(5.0, 0.1 * 2**failures))
+                self._closing.wait(min(5.0, 0.1 * 2.0 ** min(failures, 6)))
             if seen_round == REFUSED:
                 return
 
