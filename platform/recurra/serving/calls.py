@@ -1,0 +1,186 @@
+"""What the clients send and how they read what comes back, without any network: one `Call` for each operation."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import httpx
+
+from recurra.errors import RequestError, UnreachableError
+
+T = TypeVar("T")
+JsonObject = dict[str, Any]
+
+RETRIED = frozenset({429, 503})
+LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request and the reader of its answer."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    body: JsonObject | bytes | None = None
+    again: bool = True
+    """Whether it may be sent again when no answer came: not where that could do it twice."""
+
+    def arguments(self) -> dict[str, Any]:
+        """For httpx's `request` and `stream`."""
+        found: dict[str, Any] = {"method": self.method, "url": self.path}
+        if isinstance(self.body, bytes):
+            found |= {"content": self.body, "headers": {"content-type": "application/octet-stream"}}
+        elif self.body is not None:
+            # Not `json=`: NaN would be sent as NaN, which is no JSON, and refused by the service only.
+            found |= {"content": _json(self.body), "headers": {"content-type": "application/json"}}
+        return found
+
+
+def models() -> Call[list[JsonObject]]:
+    return Call("GET", "/v1/models", lambda answer: list(answer.json()["data"]))
+
+
+def predict(model: str, instances: Sequence[Any], options: Mapping[str, Any] | None) -> Call[list[Any]]:
+    body = {"instances": list(instances), "options": dict(options or {})}
+    return Call("POST", f"/v1/predict/{model}", lambda answer: list(answer.json()["predictions"]), body)
+
+
+def complete(model: str, prompt: str | Sequence[int], options: Mapping[str, Any]) -> Call[JsonObject]:
+    given = prompt if isinstance(prompt, str) else list(prompt)
+    return Call("POST", "/v1/completions", _object, {"model": model, "prompt": given, **options})
+
+
+def forecast(
+    model: str, series: Sequence[Mapping[str, Any]], horizon: int, quantiles: Sequence[float] | None
+) -> Call[list[JsonObject]]:
+    options: JsonObject = {"horizon": horizon}
+    if quantiles is not None:
+        options["quantiles"] = list(quantiles)
+    inputs = [{"name": str(index), **item} for index, item in enumerate(series)]
+    body = {"model": model, "inputs": inputs, "options": options}
+    return Call("POST", "/v1/timeseries/forecast", lambda answer: list(answer.json()["outputs"][0]["content"]), body)
+
+
+def open_session(input: Any, id: str | None) -> Call[JsonObject]:
+    if id is not None:
+        return Call("GET", f"/v1/sessions/{id}", _object)
+    return Call("POST", "/v1/sessions", _object, {} if input is None else {"input": input}, again=False)
+
+
+def import_session(snapshot: bytes) -> Call[JsonObject]:
+    return Call("POST", "/v1/sessions", _object, snapshot, again=False)
+
+
+def step(
+    id: str, number: int, input: Any, options: Mapping[str, Any] | None, generate: Mapping[str, Any] | None
+) -> Call[JsonObject]:
+    """Safe to send again: it carries the step number."""
+    body: JsonObject = {"step": number}
+    if input is not None:
+        body["input"] = input
+    if options is not None:
+        body["options"] = dict(options)
+    if generate is not None:
+        body["generate"] = dict(generate)
+    return Call("POST", f"/v1/sessions/{id}/step", _object, body)
+
+
+def stream(step_call: Call[JsonObject]) -> Call[JsonObject]:
+    """The same step as server-sent events."""
+    return replace(step_call, path=step_call.path.removesuffix("step") + "stream")
+
+
+def fork(id: str) -> Call[JsonObject]:
+    return Call("POST", f"/v1/sessions/{id}/fork", _object, again=False)
+
+
+def snapshot(id: str) -> Call[bytes]:
+    return Call("GET", f"/v1/sessions/{id}/state", lambda answer: answer.content)
+
+
+def delete(id: str) -> Call[None]:
+    return Call("DELETE", f"/v1/sessions/{id}", lambda _: None)
+
+
+class EventReader:
+    """Server-sent events, line by line."""
+
+    def __init__(self) -> None:
+        self.done = False
+        """Whether the end mark has come."""
+
+    def feed(self, line: str) -> JsonObject | None:
+        """The event that this line completes.
+
+        Raises:
+            RequestError: The stream ended with an error.
+        """
+        if not line.startswith("data: "):
+            return None
+        data = line.removeprefix("data: ")
+        if data == "[DONE]":
+            self.done = True
+            return None
+        event: JsonObject = json.loads(data)
+        if "error" in event:
+            raise _error(event["error"], 500)
+        return event
+
+    def finish(self) -> None:
+        """See that nothing was cut off.
+
+        Raises:
+            UnreachableError: The connection ended before the end mark.
+        """
+        if not self.done:
+            raise UnreachableError("The stream broke off before its end. Send the request again.")
+
+
+def pause_s(response: httpx.Response | None, attempt: int, tries: int) -> float | None:
+    """Seconds to wait before the next try, `Retry-After` and a little at random; None = give up."""
+    if attempt + 1 >= tries or (response is not None and response.status_code not in RETRIED):
+        return None
+    wanted = response.headers.get("retry-after", "") if response is not None else ""
+    return min(LONGEST_PAUSE_S, (float(wanted) if wanted.isdigit() else 0.0) + random.uniform(0, 0.1 * 2**attempt))
+
+
+def error_of(response: httpx.Response) -> RequestError:
+    """The error that the service, or whatever stands before it, answered with."""
+    try:
+        return _error(response.json()["error"], response.status_code)
+    except (ValueError, KeyError, TypeError):
+        text = response.text.strip()[:200]
+        return RequestError(
+            f"{response.request.url} answered {response.status_code}: {text}", status=response.status_code, code="http"
+        )
+
+
+def unreachable(url: httpx.URL, exc: Exception) -> UnreachableError:
+    """No answer at all."""
+    return UnreachableError(
+        f"{url} does not answer ({exc or type(exc).__name__}). Check the address, and that it runs."
+    )
+
+
+def headers(api_key: str | None) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def _object(answer: httpx.Response) -> JsonObject:
+    return dict(answer.json())
+
+
+def _json(body: JsonObject) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False).encode()
+    except (TypeError, ValueError) as exc:
+        raise RequestError(f"The request is no JSON: {exc}. Send finite numbers, strings, lists and objects.") from exc
+
+
+def _error(body: Mapping[str, Any], status: int) -> RequestError:
+    return RequestError(str(body["message"]), status=status, code=str(body["code"]), param=body.get("param"))
