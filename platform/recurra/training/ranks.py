@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch._C._distributed_c10d import TCPStore
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
 
 _TIMEOUT_S = 1800.0
 """Longest wait for another rank: a lost one is noticed at once, so this is for one that writes a large checkpoint."""
