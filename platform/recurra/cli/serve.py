@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from recurra.cli.options import Address, JobFileArgument, Json, Overrides
-from recurra.cli.output import Progress, emit_json, moment, note, say, show_facts, show_table
+from recurra.cli.output import Progress, emit_json, note, say, show_facts, show_table
 
 if TYPE_CHECKING:
     from recurra.orchestration.deploy import ApplicationStatus, ServeApi
@@ -94,7 +94,7 @@ def serve_status(address: Address = None, json: Json = False) -> None:
     elif not found:
         note("Nothing is served. Start with: recurra deploy job.yaml")
     else:
-        columns = ("application", "status", "model", "route", "replicas", "deployed")
+        columns = ("application", "status", "model", "route", "replicas")
         show_table(columns, [_row(one) for one in found])
         for one in found:
             if one.message:
@@ -105,7 +105,7 @@ def serve_status(address: Address = None, json: Json = False) -> None:
 
 def _row(one: ApplicationStatus) -> tuple[str, ...]:
     replicas = ", ".join(f"{count} {state.lower()}" for state, count in sorted(one.replicas.items()))
-    return one.name, one.status, one.model, one.route_prefix, replicas or "none", moment(one.deployed_s)
+    return one.name, one.status, one.model, one.route_prefix, replicas or "none"
 
 
 def _api(address: str | None) -> ServeApi:

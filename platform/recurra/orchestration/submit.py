@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import secrets
 import time
@@ -55,6 +56,7 @@ class Jobs:
 
     def __init__(self, dashboard_url: str) -> None:
         self._url = dashboard_url
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it reports closing a connection
         try:
             self._client = JobSubmissionClient(dashboard_url)
         except (ConnectionError, RuntimeError, requests.RequestException, ValueError) as exc:
