@@ -92,13 +92,23 @@ class Checkpoints:
         ranks: All ranks take part in `save` and `load`.
         attempt: A word that no other launch of this run has; the same on all ranks.
         warn: Told, on rank 0, of each checkpoint that is passed over because it is damaged.
+        fence: Called on rank 0 before each commit; raises when the run is no longer ours.
     """
 
-    def __init__(self, store: Store, ranks: Ranks, *, attempt: str, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ranks: Ranks,
+        *,
+        attempt: str,
+        warn: Callable[[str], None],
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
         self._ranks = ranks
         self._attempt = attempt
         self._warn = warn
+        self._fence = fence
 
     def save(self, step: int, progress: dict[str, Any], tensors: dict[str, Tensor], own: dict[str, Tensor]) -> int:
         """Write and commit a checkpoint.
@@ -175,6 +185,7 @@ class Checkpoints:
 
     def _commit(self, manifest: Manifest) -> None:
         key = f"{manifest.step:08d}/{_MANIFEST}"
+        self._fence()
         try:
             self._store.create(key, manifest.to_bytes())
         except ConflictError as exc:

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,7 +43,12 @@ class Lease:
     def __init__(self, store: Store, name: str, *, wait: Callable[[float], None] = time.sleep) -> None:
         self._store = store
         self._name = name
-        self._body = {"owner": secrets.token_hex(8), "host": socket.gethostname(), "pid": os.getpid()}
+        self._body = {
+            "owner": secrets.token_hex(8),
+            "host": socket.gethostname(),
+            "boot": _boot_id(),
+            "pid": os.getpid(),
+        }
         self.number = self._take(wait)
         self._beat = 0
         self._ending = threading.Event()
@@ -92,7 +98,7 @@ class Lease:
 
     def _is_gone(self, holder: dict[str, Any]) -> bool:
         """Whether the holder was a process of this machine that has ended; False when that cannot be known."""
-        if holder.get("host") != self._body["host"]:
+        if any(not self._body[key] or holder.get(key) != self._body[key] for key in ("host", "boot")):
             return False
         try:
             os.kill(int(holder["pid"]), 0)
@@ -111,6 +117,26 @@ class Lease:
     @staticmethod
     def _key(number: int) -> str:
         return f"{_PREFIX}{number:08d}.json"
+
+
+def check_lease(store: Store, number: int) -> None:
+    """Whether the lease of that number is still the newest; asked before what must not be done twice.
+
+    Raises:
+        TrainingError: Another launch has taken over, since this one was not heard of for too long.
+    """
+    newest, _ = newest_lease(store)
+    if newest > number:
+        raise TrainingError(
+            f"Another launch of this run has taken over (lease {newest}, ours is {number}), since ours was silent for "
+            f"more than {EXPIRY_S:g} s. Nothing is lost: that one goes on."
+        )
+
+
+def _boot_id() -> str:
+    """Tells machines of the same name apart; empty where the system does not say."""
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text(encoding="ascii").strip() if file.is_file() else ""
 
 
 def newest_lease(store: Store) -> tuple[int, dict[str, Any] | None]:

@@ -32,6 +32,7 @@ from recurra.config.load import dump, parse
 from recurra.errors import ClusterError, RecurraError, StorageError, TrainingError
 from recurra.telemetry.fleet import FleetReporter
 from recurra.telemetry.metrics import Metrics
+from recurra.training.callbacks.preemption import SaveBeforePreemption
 from recurra.training.events import RunEvent
 from recurra.training.lease import Lease
 from recurra.training.ranks import join_group, leave_group
@@ -41,6 +42,8 @@ from recurra.training.run import TrainRun
 from recurra.training.start import check_against_earlier_start
 from recurra.training.work import Surroundings, work
 
+UNKNOWN_DEADLINE_S = 120.0
+"""What Ray itself assumes when a node goes without saying when."""
 SILENCE_S = 8.0
 """After so long without an event the driver says what it is waiting for."""
 
@@ -61,14 +64,14 @@ def launch(run: TrainRun, address: str | None, on_event: Callable[[RunEvent], No
     run.check()
     store = run.open_store()
     check_against_earlier_start(run, store)
-    with Lease(store, run.name), _connected(address):
+    with Lease(store, run.name) as lease, _connected(address):
         on_event(RunEvent("start", f"placing {_in_words(run)}"))
         gpu = _wants_gpu(run)
         _wait_for_room(run, gpu)
         relay = _start_relay()
         listener = _Listener(relay, on_event)
         try:
-            _trainer(run, relay, gpu).fit()
+            _trainer(run, {"run": dump(run), "relay": relay, "gpu": gpu, "lease": lease.number}).fit()
         except ray.exceptions.RayActorError as exc:
             raise ClusterError(f"The cluster lost the run's controller ({exc}). Start the run again.") from exc
         except ray.train.TrainingFailedError as exc:
@@ -115,15 +118,15 @@ class _Listener:
                 self._on_event(RunEvent(self._last.phase, waiting, self._last.step, self._last.steps))
 
 
-def _trainer(run: TrainRun, relay: Any, gpu: bool) -> DataParallelTrainer:
+def _trainer(run: TrainRun, config: dict[str, Any]) -> DataParallelTrainer:
     low, high = run.train.worker_range
     return _LeanTrainer(
         _work_on_ray,
-        train_loop_config={"run": dump(run), "relay": relay, "gpu": gpu},
+        train_loop_config=config,
         scaling_config=ray.train.ScalingConfig(
             num_workers=low if low == high else (low, high),
-            use_gpu=gpu,
-            resources_per_worker=_resources(run, gpu),
+            use_gpu=config["gpu"],
+            resources_per_worker=_resources(run, config["gpu"]),
         ),
         run_config=ray.train.RunConfig(
             name=run.name,
@@ -155,13 +158,15 @@ def _work_on_ray(config: dict[str, Any]) -> None:
     run = parse(config["run"], TrainRun)
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
-    before = ray.get(relay.begin.remote(size)) if rank == 0 else []
+    cause = ray.get(relay.begin.remote(size)) if rank == 0 else None
     metrics = Metrics(run=run.name)
     surroundings = Surroundings(
         device="cuda:0" if config["gpu"] else "cpu",
         emit=lambda event: relay.tell.remote(event.to_json()),
         metrics=metrics,
-        cause=None if not before else "failure" if before[-1] == size else "resize",
+        lease=config["lease"],
+        cause=cause,
+        callbacks=[SaveBeforePreemption(_PreemptionWatch(relay if rank == 0 else None).deadline)],
     )
     host = ray.util.get_node_ip_address()
     join_group(rank, size, host=host, gpu=config["gpu"], agree=ray.train.collective.broadcast_from_rank_zero)
@@ -175,6 +180,26 @@ def _work_on_ray(config: dict[str, Any]) -> None:
     leave_group()
     if rank == 0:
         ray.get(relay.end.remote(result))
+
+
+class _PreemptionWatch:
+    """Asks Ray every second, from a thread since every rank must ask, whether a node of the run is about to go."""
+
+    def __init__(self, relay: Any | None) -> None:
+        self._relay = relay
+        self._deadline_s: float | None = None
+        threading.Thread(target=self._watch, name="preemption watch", daemon=True).start()
+
+    def deadline(self) -> float | None:
+        """When the node goes, in seconds since 1970; None while none is known to."""
+        return self._deadline_s
+
+    def _watch(self) -> None:
+        while (info := ray.train.get_preemption_info()) is None:
+            time.sleep(1.0)
+        self._deadline_s = info.deadline_ms / 1000 if info.deadline_ms else time.time() + UNKNOWN_DEADLINE_S
+        if self._relay is not None:
+            self._relay.preempt.remote()
 
 
 @contextmanager

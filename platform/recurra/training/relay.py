@@ -14,14 +14,21 @@ class Relay:
 
     def __init__(self) -> None:
         self._events: list[dict[str, Any]] = []
-        self._sizes: list[int] = []
+        self._workers: int | None = None
+        self._preempted = False
         self._outcome: RunResult | RecurraError | None = None
 
-    def begin(self, workers: int) -> list[int]:
-        """Note an attempt with that many workers; gives the numbers of those before it."""
-        before = list(self._sizes)
-        self._sizes.append(workers)
-        return before
+    def begin(self, workers: int) -> str | None:
+        """Note an attempt with that many workers; gives why the one before it ended, None when it is the first."""
+        before, self._workers = self._workers, workers
+        preempted, self._preempted = self._preempted, False
+        if before is None:
+            return None
+        return "preemption" if preempted else "failure" if before == workers else "resize"
+
+    def preempt(self) -> None:
+        """Note that a node of the current attempt is about to go."""
+        self._preempted = True
 
     def tell(self, event: dict[str, Any]) -> None:
         """Keep an event for the driver."""

@@ -40,6 +40,8 @@ class Origin:
     eval_version: int | None
     warn: Callable[[str], None]
     """Told of what goes wrong without ending the run."""
+    fence: Callable[[], None] = lambda: None
+    """Raises when another launch has taken the run over; called before each commit."""
 
 
 class DataConfig(Section):
@@ -130,7 +132,9 @@ class TrainRun(Section):
             update=update,
             train=batches,
             evaluation=self._evaluation(task, ranks, origin),
-            checkpoints=Checkpoints(store.child("checkpoints"), ranks, attempt=origin.attempt, warn=origin.warn),
+            checkpoints=Checkpoints(
+                store.child("checkpoints"), ranks, attempt=origin.attempt, warn=origin.warn, fence=origin.fence
+            ),
             steps=self._steps(batches),
         )
 
@@ -144,7 +148,10 @@ class TrainRun(Section):
         """Updates of the whole run."""
         limits = [self.train.steps] if self.train.steps is not None else []
         if self.train.epochs is not None:
-            limits.append(sum(batches.batches_in_epoch(epoch) for epoch in range(self.train.epochs)))
+            varying = self._mode == "buckets" and self.train.global_batch.tokens is not None
+            different = self.train.epochs if varying else 1
+            total = sum(batches.batches_in_epoch(epoch) for epoch in range(different))
+            limits.append(total * self.train.epochs // different)
         return min(limits)
 
     def _evaluation(self, task: Task, ranks: Ranks, origin: Origin) -> Callable[[], Pipeline] | None:

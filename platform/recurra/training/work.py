@@ -19,11 +19,12 @@ from recurra.training.callbacks.stall import WatchForStalls
 from recurra.training.callbacks.stopping import StopWhenDone
 from recurra.training.events import RunEvent
 from recurra.training.finish import finish
+from recurra.training.lease import Lease, check_lease
 from recurra.training.loop import run_loop
 from recurra.training.ranks import Ranks, current_ranks
 from recurra.training.result import RunResult
 from recurra.training.run import Origin, TrainRun
-from recurra.training.start import keep_facts
+from recurra.training.start import check_against_earlier_start, keep_facts
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Surroundings:
     device: str = "cpu"
     metrics: Metrics | None = None
     """With the label `run` bound; None = nobody asks for them."""
+    lease: int | None = None
+    """Number of the lease that this launch holds; None = nobody can take the run over."""
     cause: str | None = None
     """Why the attempt before this one ended: failure, preemption or resize; None for the first."""
     callbacks: list[Callback] = field(default_factory=list)
@@ -58,6 +61,7 @@ def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
         train_version=data["train"]["version"],
         eval_version=data["eval"]["version"] if data["eval"] else None,
         warn=lambda text: emit(RunEvent("warning", text)),
+        fence=lambda: None if surroundings.lease is None else check_lease(store, surroundings.lease),
     )
     trainer = run.build(ranks, origin)
     callbacks: list[Callback] = [
@@ -76,8 +80,12 @@ def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
 
 
 def train_here(run: TrainRun, emit: Callable[[RunEvent], None] = lambda event: None) -> RunResult:
-    """Train in this process, without Ray."""
-    result = work(run, Surroundings(emit=emit))
+    """Train in this process, without Ray; errors are those of `ray_launch.launch`."""
+    run.check()
+    store = run.open_store()
+    check_against_earlier_start(run, store)
+    with Lease(store, run.name) as lease:
+        result = work(run, Surroundings(emit=emit, lease=lease.number))
     assert result is not None
     return result
 

@@ -112,7 +112,7 @@ class ThreadGroup:
         def one(rank: int) -> None:
             try:
                 results[rank] = work(ThreadRanks(rank, self))
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - handed on by `run`
                 errors.append(exc)
                 self.barrier.abort()
 
