@@ -123,6 +123,16 @@ def state_dir() -> Path:
     return Path(os.environ.get("RECURRA_HOME") or Path.home() / ".recurra")
 
 
+def cache_dir() -> Path:
+    """`XDG_CACHE_HOME`/recurra, by default `~/.cache/recurra`: what can be made again at any time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recurra"
+
+
+def native_kernels_wanted() -> bool:
+    """False when `RECURRA_NATIVE` is 0: recurrent cores then run on torch's operations alone."""
+    return os.environ.get("RECURRA_NATIVE", "1") != "0"
+
+
 def apply_ray_environment() -> None:
     """Set `RAY_ENVIRONMENT` in this process where the variable is unset. Call before importing ray."""
     for name, value in RAY_ENVIRONMENT.items():

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from recurra.models import addressing
+from recurra.models.backend import backend
 from recurra.models.config import ModelConfig
 from recurra.models.controllers import CONTROLLERS
 from recurra.models.core import Core, blank_padding, cut_at_resets, mask_of
+from recurra.models.native import ntm as native
 from recurra.models.state import State, StateSpec, StateTensor, where_rows
 
 CONSTANT_START = 1e-6
@@ -74,6 +76,9 @@ class NtmCore(Core):
         lengths_B: Tensor | None = None,
         reset_BT: Tensor | None = None,
     ) -> tuple[Tensor, State]:
+        if self._runs_native(x_BTD):
+            with torch.autocast("cpu", enabled=False):
+                return self._run_native(x_BTD, state, lengths_B, reset_BT)
         y_BTH, state, _ = self._run(x_BTD, state, lengths_B, reset_BT, recorded=False)
         return y_BTH, state
 
@@ -89,6 +94,10 @@ class NtmCore(Core):
         return self._run(x_BTD, state, lengths_B, reset_BT, recorded=True)
 
     def step(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
+        if self._runs_native(x_BD):
+            with torch.autocast("cpu", enabled=False):
+                y_B1H, state = self._run_native(x_BD[:, None], state, None, None)
+            return y_B1H[:, 0], state
         y_BH, state, _ = self._advance(self.controller.project(x_BD), state)
         return y_BH, state
 
@@ -121,6 +130,41 @@ class NtmCore(Core):
         traced = {name: torch.stack([record[name] for record in records], 1) for name in (records or [{}])[0]}
         traced = {name: blank_padding(value.flatten(2), lengths_B).view(value.shape) for name, value in traced.items()}
         return blank_padding(y_BTH, lengths_B), state, traced
+
+    def _runs_native(self, x: Tensor) -> bool:
+        return backend() != "eager" and native.available(x.device, self.heads.weight.dtype)
+
+    def _run_native(
+        self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None
+    ) -> tuple[Tensor, State]:
+        batch = x_BTD.shape[0]
+        state = self.zero_state(batch) if state is None else state
+        start = self._flat(state if reset_BT is None else self.zero_state(batch))
+        x_BTD = blank_padding(x_BTD.to(self.heads.weight.dtype), lengths_B)
+        projected_TBG = self.controller.project(x_BTD.transpose(0, 1))
+        weights = native.Weights(self.controller.weight_rh, self.heads.weight, self.heads.bias)
+        rows = native.Rows(None if lengths_B is None else lengths_B.cpu(), None if reset_BT is None else reset_BT.cpu())
+        y_TBH, end = native.run(self.config, projected_TBG, weights, self._flat(state), start, rows)
+        return y_TBH.transpose(0, 1), self._named(end)
+
+    def _flat(self, state: State) -> native.States:
+        """The state in the kernel's order, with all weightings in one tensor."""
+        weights_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
+        own = [state.get(f"controller.{name}") for name in ("h", "c")]
+        return (state["memory"], weights_BJN, state["reads"], *own)
+
+    def _named(self, flat: native.States) -> State:
+        memory_BNM, weights_BJN, reads_BRM, *own = flat
+        assert memory_BNM is not None and weights_BJN is not None and reads_BRM is not None
+        read_BRN, write_BWN = torch.split(weights_BJN, [self.config.read_heads, self.config.write_heads], 1)
+        controller = {f"controller.{n}": value for n, value in zip(("h", "c"), own, strict=True) if value is not None}
+        return {
+            "memory": memory_BNM,
+            "read_weights": read_BRN,
+            "write_weights": write_BWN,
+            "reads": reads_BRM,
+            **controller,
+        }
 
     def _advance(self, projected_BG: Tensor, state: State) -> tuple[Tensor, State, addressing.HeadParameters]:
         ntm = self.config

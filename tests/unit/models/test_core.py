@@ -11,12 +11,21 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from recurra.errors import ModelError
+from recurra.models.backend import use_backend
 from recurra.models.build import build_core
 from recurra.models.config import ModelConfig, NtmConfig, RegularisationConfig
 from recurra.models.core import Core, cut_at_resets
 
+
+@pytest.fixture(autouse=True, scope="module", params=["auto", "eager"])
+def each_backend(request):
+    """Every law holds with the native kernels and without them."""
+    with use_backend(request.param):
+        yield
+
+
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-5}
-QUICK = settings(max_examples=40, deadline=None)
+QUICK = settings(max_examples=25, deadline=None)
 
 
 @dataclass

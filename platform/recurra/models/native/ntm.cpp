@@ -1,0 +1,302 @@
+// A whole sequence of a Neural Turing Machine, forwards and backwards, in one call; for float and double.
+//
+// Time comes first in every array ([T, B, ...]). One step, as in models/ntm.py: controller, heads, addressing of the
+// memory as the last step left it, reads of that memory, writes.
+#include "ntm_addressing.h"
+
+namespace recurra {
+
+// Mirrored by `_Forward` in ntm.py.
+template <class T>
+struct Forward {
+    const T* projected;     // [T, B, G]
+    const T* weight_rh;     // [G, R * M + H]
+    const T* weight_heads;  // [P, H]
+    const T* bias_heads;    // [P]
+    const T *memory, *weights, *reads, *output, *cell;                                  // state, [B, ...]
+    const T *start_memory, *start_weights, *start_reads, *start_output, *start_cell;    // state after a reset, or null
+    const Index* lengths;   // [B], or null
+    const std::uint8_t* resets;  // [B, T], or null
+    T* workspace;
+    T* y;                   // [T, B, H + R * M]
+    T *end_memory, *end_weights, *end_reads, *end_output, *end_cell;  // [B, ...]
+};
+
+// Mirrored by `_Backward` in ntm.py.
+template <class T>
+struct Backward {
+    const T *weight_rh, *weight_heads;
+    const Index* lengths;
+    const std::uint8_t* resets;
+    T* workspace;
+    const T* d_y;
+    // In: gradients of the state after the last step. Out: of the state before the first.
+    T *d_memory, *d_weights, *d_reads, *d_output, *d_cell;
+    T *d_start_memory, *d_start_weights, *d_start_reads, *d_start_output, *d_start_cell;  // added to; null without resets
+    T* d_gates;    // [T, B, G]: gradient of `projected`
+    T* d_own;      // [T, B, G]: of the last output's product; `d_gates` itself but for a GRU
+    T* d_emitted;  // [T, B, P]
+};
+
+// Pointers into the workspace at one step.
+template <class T>
+struct Slots {
+    const Shape& s;
+    const Workspace at;
+    const Tape tape_at;
+    T* base;
+
+    Slots(const Shape& shape, T* workspace) : s(shape), at(shape), tape_at(shape), base(workspace) {}
+
+    T* row(Index offset, Index t, Index b, Index size) const { return base + offset + (s.slot(t) * s.batch + b) * size; }
+    T* output(Index t, Index b) const { return row(at.output, t, b, s.hidden); }
+    T* reads(Index t, Index b) const { return row(at.reads, t, b, s.reads()); }
+    T* cell(Index t, Index b) const { return row(at.cell, t, b, s.hidden); }
+    T* weights(Index t, Index b) const { return row(at.weights, t, b, s.heads() * s.rows); }
+    T* memory(Index t, Index b) const { return row(at.memory, t, b, s.cells()); }
+    T* tape(Index t, Index b) const { return base + at.tape + (s.tape(t) * s.batch + b) * tape_at.size; }
+};
+
+template <class T>
+void copy(T* to, const T* from, Index n) {
+    std::memcpy(to, from, n * sizeof(T));
+}
+
+// Put one row's state into the slots of step t.
+template <class T>
+void load(const Slots<T>& at, Index t, Index b, const T* memory, const T* weights, const T* reads, const T* output,
+          const T* cell) {
+    const Shape& s = at.s;
+    transpose(s.rows, s.width, memory + b * s.cells(), s.width, at.memory(t, b));
+    copy(at.weights(t, b), weights + b * s.heads() * s.rows, s.heads() * s.rows);
+    copy(at.reads(t, b), reads + b * s.reads(), s.reads());
+    if (s.recurrent()) copy(at.output(t, b), output + b * s.hidden, s.hidden);
+    if (s.controller == lstm) copy(at.cell(t, b), cell + b * s.hidden, s.hidden);
+}
+
+// Gates of one row from their pre-activations; `own` is the GRU's product of the last output.
+template <class T>
+void control(const Shape& s, const T* pre, const T* own, const T* last_output, const T* last_cell, T* tape, T* output,
+             T* cell) {
+    const Tape at(s);
+    const Index H = s.hidden;
+    T* g = tape + at.gates;
+    if (s.controller == lstm) {
+        T* squashed = tape + at.squashed;
+#pragma omp simd
+        for (Index i = 0; i < H; ++i) {
+            g[i] = sigmoid(pre[i]);
+            g[H + i] = sigmoid(pre[H + i]);
+            g[2 * H + i] = hyperbolic_tangent(pre[2 * H + i]);
+            g[3 * H + i] = sigmoid(pre[3 * H + i]);
+            cell[i] = g[H + i] * last_cell[i] + g[i] * g[2 * H + i];
+            squashed[i] = hyperbolic_tangent(cell[i]);
+            output[i] = g[3 * H + i] * squashed[i];
+        }
+    } else if (s.controller == gru) {
+        T* kept = tape + at.own;
+#pragma omp simd
+        for (Index i = 0; i < H; ++i) {
+            g[i] = sigmoid(pre[i] + own[i]);
+            g[H + i] = sigmoid(pre[H + i] + own[H + i]);
+            kept[i] = own[2 * H + i];
+            g[2 * H + i] = hyperbolic_tangent(pre[2 * H + i] + g[i] * kept[i]);
+            output[i] = g[2 * H + i] + g[H + i] * (last_output[i] - g[2 * H + i]);
+        }
+    } else {
+#pragma omp simd
+        for (Index i = 0; i < H; ++i) output[i] = g[i] = hyperbolic_tangent(pre[i]);
+    }
+}
+
+// Gradients of `control`. `d_output` comes in for the new output and goes out for the last one, as far as it is used
+// beside the products; `d_cell` likewise.
+template <class T>
+void control_backward(const Shape& s, const T* tape, const T* last_output, const T* last_cell, T* d_output, T* d_cell,
+                      T* d_gates, T* d_own) {
+    const Tape at(s);
+    const Index H = s.hidden;
+    const T* g = tape + at.gates;
+    if (s.controller == lstm) {
+        const T* squashed = tape + at.squashed;
+#pragma omp simd
+        for (Index i = 0; i < H; ++i) {
+            const T entry = g[i], forget = g[H + i], fresh = g[2 * H + i], out = g[3 * H + i];
+            const T dc = d_cell[i] + d_output[i] * out * (T(1) - squashed[i] * squashed[i]);
+            d_gates[i] = dc * fresh * entry * (T(1) - entry);
+            d_gates[H + i] = dc * last_cell[i] * forget * (T(1) - forget);
+            d_gates[2 * H + i] = dc * entry * (T(1) - fresh * fresh);
+            d_gates[3 * H + i] = d_output[i] * squashed[i] * out * (T(1) - out);
+            d_cell[i] = dc * forget;
+            d_output[i] = 0;
+        }
+    } else if (s.controller == gru) {
+        const T* kept = tape + at.own;
+#pragma omp simd
+        for (Index i = 0; i < H; ++i) {
+            const T reset = g[i], update = g[H + i], fresh = g[2 * H + i];
+            const T d_fresh = d_output[i] * (T(1) - update) * (T(1) - fresh * fresh);
+            const T d_reset = d_fresh * kept[i] * reset * (T(1) - reset);
+            const T d_update = d_output[i] * (last_output[i] - fresh) * update * (T(1) - update);
+            d_gates[i] = d_own[i] = d_reset;
+            d_gates[H + i] = d_own[H + i] = d_update;
+            d_gates[2 * H + i] = d_fresh;
+            d_own[2 * H + i] = d_fresh * reset;
+            d_output[i] *= update;
+        }
+    } else {
+#pragma omp simd
+        for (Index i = 0; i < H; ++i) {
+            d_gates[i] = d_output[i] * (T(1) - g[i] * g[i]);
+            d_output[i] = 0;
+        }
+    }
+}
+
+template <class T>
+void forward(const Shape& s, const Forward<T>& in) {
+    const Slots<T> at(s, in.workspace);
+    const Workspace space(s);
+    const Tape tape_at(s);
+    const Index B = s.batch, H = s.hidden, G = s.gates(), P = s.emitted(), RM = s.reads(), K = RM + s.recurrent();
+    T *gates = in.workspace + space.gates, *own = in.workspace + space.own, *raw = in.workspace + space.emitted;
+    T *turned_rh = in.workspace + space.transposed, *turned_heads = turned_rh + G * K;
+    const bool many = s.many();
+    if (many) {
+        transpose(G, K, in.weight_rh, K, turned_rh);
+        transpose(P, H, in.weight_heads, H, turned_heads);
+    }
+    auto times = [many](Index n, Index depth, const T* A, const T* W, Index ldw, const T* turned, T* C, Index rows) {
+        many ? product(rows, n, depth, A, depth, turned, n, C, n) : product_transposed(rows, n, depth, A, depth, W, ldw, C, n);
+    };
+    for (Index b = 0; b < B; ++b) load(at, 0, b, in.memory, in.weights, in.reads, in.output, in.cell);
+    for (Index t = 0; t < s.steps; ++t) {
+        auto active = [&](Index b) { return !in.lengths || t < in.lengths[b]; };
+        for (Index b = 0; in.resets && b < B; ++b)
+            if (in.resets[b * s.steps + t] && active(b))
+                load(at, t, b, in.start_memory, in.start_weights, in.start_reads, in.start_output, in.start_cell);
+        copy(gates, in.projected + t * B * G, B * G);
+        times(G, RM, at.reads(t, 0), in.weight_rh, K, turned_rh, gates, B);
+        if (s.recurrent()) {
+            T* into = s.controller == gru ? own : gates;
+            if (s.controller == gru) std::memset(own, 0, B * G * sizeof(T));
+            times(G, H, at.output(t, 0), in.weight_rh + RM, K, turned_rh + RM * G, into, B);
+        }
+        for (Index b = 0; b < B; ++b) {
+            copy(raw + b * P, in.bias_heads, P);
+            if (active(b)) {
+                control(s, gates + b * G, own + (s.controller == gru ? b * G : 0), at.output(t, b), at.cell(t, b),
+                        at.tape(t, b), at.output(t + 1, b), at.cell(t + 1, b));
+            } else if (s.keep) {  // weight gradients are products over all slots: what is never read must be finite
+                std::memset(at.output(t + 1, b), 0, H * sizeof(T));
+                std::memset(at.reads(t + 1, b), 0, RM * sizeof(T));
+            }
+        }
+        times(P, H, at.output(t + 1, 0), in.weight_heads, H, turned_heads, raw, B);
+        for (Index b = 0; b < B; ++b) {
+            T* y = in.y + (t * B + b) * (H + RM);
+            if (!active(b)) {
+                std::memset(y, 0, (H + RM) * sizeof(T));
+                continue;
+            }
+            T *tape = at.tape(t, b), *p = tape + tape_at.emitted;
+            emit(s, raw + b * P, p, tape + tape_at.slope);
+            const T* weights = tape + tape_at.weights;
+            address(s, at.memory(t, b), at.weights(t, b), tape);
+            copy(at.weights(t + 1, b), weights, s.heads() * s.rows);
+            read_and_write(s, p, weights, at.memory(t, b), at.reads(t + 1, b), at.memory(t + 1, b));
+            copy(y, at.output(t + 1, b), H);
+            copy(y + H, at.reads(t + 1, b), RM);
+        }
+    }
+    for (Index b = 0; b < B; ++b) {
+        const Index t = in.lengths && in.lengths[b] < s.steps ? in.lengths[b] : s.steps;
+        transpose(s.width, s.rows, at.memory(t, b), s.rows, in.end_memory + b * s.cells());
+        copy(in.end_weights + b * s.heads() * s.rows, at.weights(t, b), s.heads() * s.rows);
+        copy(in.end_reads + b * RM, at.reads(t, b), RM);
+        if (s.recurrent()) copy(in.end_output + b * H, at.output(t, b), H);
+        if (s.controller == lstm) copy(in.end_cell + b * H, at.cell(t, b), H);
+    }
+}
+
+// Move a gradient into that of the start, and begin anew.
+template <class T>
+void hand_over(T* from, T* to, Index n) {
+    for (Index i = 0; i < n; ++i) {
+        to[i] += from[i];
+        from[i] = 0;
+    }
+}
+
+// Memory gradients are transposed here: [B, M, N].
+template <class T>
+void backward(const Shape& s, const Backward<T>& in) {
+    const Slots<T> at(s, in.workspace);
+    const Workspace space(s);
+    const Tape tape_at(s);
+    const Index B = s.batch, H = s.hidden, G = s.gates(), P = s.emitted(), RM = s.reads(), K = RM + s.recurrent();
+    const Index JN = s.heads() * s.rows;
+    T* scratch = in.workspace + space.scratch;
+    for (Index t = s.steps - 1; t >= 0; --t) {
+        auto active = [&](Index b) { return !in.lengths || t < in.lengths[b]; };
+        T *d_gates = in.d_gates + t * B * G, *d_own = in.d_own + t * B * G, *d_emitted = in.d_emitted + t * B * P;
+        for (Index b = 0; b < B; ++b) {
+            T* d_p = d_emitted + b * P;
+            if (!active(b)) {
+                std::memset(d_p, 0, P * sizeof(T));
+                continue;
+            }
+            const T *d_y = in.d_y + (t * B + b) * (H + RM), *tape = at.tape(t, b), *p = tape + tape_at.emitted;
+            T *d_output = in.d_output + b * H, *d_reads = in.d_reads + b * RM;
+            for (Index i = 0; i < H; ++i) d_output[i] += d_y[i];
+            for (Index i = 0; i < RM; ++i) d_reads[i] += d_y[H + i];
+            T *d_memory = in.d_memory + b * s.cells(), *d_weights = in.d_weights + b * JN;
+            const T *memory = at.memory(t, b), *weights = tape + tape_at.weights;
+            read_and_write_backward(s, p, weights, memory, d_reads, d_memory, d_weights, d_p, scratch);
+            address_backward(s, tape, memory, at.weights(t, b), d_weights, d_memory, d_p, scratch);
+            emit_backward(s, p, tape + tape_at.slope, d_p);
+            std::memset(d_reads, 0, RM * sizeof(T));
+        }
+        product(B, H, P, d_emitted, P, in.weight_heads, H, in.d_output, H);
+        for (Index b = 0; b < B; ++b) {
+            if (active(b)) {
+                control_backward(s, at.tape(t, b), at.output(t, b), at.cell(t, b), in.d_output + b * H, in.d_cell + b * H,
+                                 d_gates + b * G, d_own + b * G);
+            } else {
+                std::memset(d_gates + b * G, 0, G * sizeof(T));
+                std::memset(d_own + b * G, 0, G * sizeof(T));
+            }
+        }
+        product(B, RM, G, d_gates, G, in.weight_rh, K, in.d_reads, RM);
+        if (s.recurrent()) product(B, H, G, d_own, G, in.weight_rh + RM, K, in.d_output, H);
+        for (Index b = 0; in.resets && b < B; ++b) {
+            if (!in.resets[b * s.steps + t] || !active(b)) continue;
+            hand_over(in.d_memory + b * s.cells(), in.d_start_memory + b * s.cells(), s.cells());
+            hand_over(in.d_weights + b * JN, in.d_start_weights + b * JN, JN);
+            hand_over(in.d_reads + b * RM, in.d_start_reads + b * RM, RM);
+            if (s.recurrent()) hand_over(in.d_output + b * H, in.d_start_output + b * H, H);
+            if (s.controller == lstm) hand_over(in.d_cell + b * H, in.d_start_cell + b * H, H);
+        }
+    }
+}
+
+}  // namespace recurra
+
+extern "C" {
+
+using recurra::Index;
+using recurra::Shape;
+
+// Numbers in the workspace; `offsets` gets where the outputs and the reads before each step stand in it.
+Index recurra_ntm_workspace(const Shape* s, Index* offsets) {
+    const recurra::Workspace space(*s);
+    offsets[0] = space.output;
+    offsets[1] = space.reads;
+    return space.size;
+}
+
+void recurra_ntm_forward_f32(const Shape* s, const recurra::Forward<float>* in) { recurra::forward(*s, *in); }
+void recurra_ntm_forward_f64(const Shape* s, const recurra::Forward<double>* in) { recurra::forward(*s, *in); }
+void recurra_ntm_backward_f32(const Shape* s, const recurra::Backward<float>* in) { recurra::backward(*s, *in); }
+void recurra_ntm_backward_f64(const Shape* s, const recurra::Backward<double>* in) { recurra::backward(*s, *in); }
+}
