@@ -15,8 +15,8 @@ from recurra.data.plan import PlanOptions, Share, seed_of
 _MIN_RUNS = 8
 """Runs of blocks that a shuffled window mixes, at least, however few sequences were asked for."""
 _MAX_WINDOW_BYTES = 32 << 20
-_JITTER_PER_MILLE = 10
-"""Lengths count up to 1 % longer when rows are grouped, so that an epoch's batches are not those of the last one."""
+_JITTER_BITS = 7
+"""Lengths count up to 1/128 longer when rows are grouped, so that an epoch's batches are not those of the last one."""
 _INDEX_BITS, _NOISE_BITS = 24, 16
 _LONGEST = 1 << 23
 """Longer sequences are grouped as if they were this long: the sort key has no more bits."""
@@ -147,9 +147,8 @@ def _sort_by_length(lengths: Ints, noise: NDArray[np.uint64] | None) -> Ints:
     """Rows from short to long; `noise` decides among those of about the same length."""
     keys = np.minimum(lengths, _LONGEST).astype(np.uint64) << np.uint64(_NOISE_BITS)
     if noise is not None:
-        keys += noise[:-1] % np.maximum(
-            np.uint64(1 << _NOISE_BITS), keys // np.uint64(1000) * np.uint64(_JITTER_PER_MILLE)
-        )
+        spread = np.maximum(keys >> np.uint64(_JITTER_BITS), np.uint64(1 << _NOISE_BITS))
+        keys += ((noise[:-1] >> np.uint64(40)) * spread) >> np.uint64(24)
     keys <<= np.uint64(_INDEX_BITS)
     keys |= np.arange(len(lengths), dtype=np.uint64)
     keys.sort()

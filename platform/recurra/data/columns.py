@@ -157,6 +157,17 @@ def decode_block(schema: SequenceSchema, arrow: pa.Schema, data: bytes | memoryv
     return Rows(offsets, time, sequence)
 
 
+def take_rows(rows: Rows, numbers: NDArray[np.int64]) -> Rows:
+    """The time columns of a block with its rows in another order, copied; sequence columns are left out."""
+    lows, highs = rows.offsets[:-1][numbers], rows.offsets[1:][numbers]
+    apart = np.flatnonzero(np.append(True, highs[:-1] != lows[1:]))  # rows that stay neighbours are copied together
+    cuts = list(zip(lows[apart].tolist(), np.append(highs[apart[1:] - 1], highs[-1]).tolist(), strict=True))
+    offsets = np.zeros(len(rows.offsets), np.int32)
+    np.cumsum(highs - lows, out=offsets[1:])
+    time = {name: np.concatenate([values[low:high] for low, high in cuts]) for name, values in rows.time.items()}
+    return Rows(offsets, time, {}, numbers)
+
+
 def _item(kind: pa.DataType) -> pa.Field:
     return pa.field("item", kind, nullable=False)
 

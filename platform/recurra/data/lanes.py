@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurra.data.manifest import Manifest
-from recurra.data.order import BlockOrder, order_blocks, running
+from recurra.data.order import BlockOrder, order_blocks, ranges, running
 from recurra.data.plan import PlanOptions, Position, Share, seed_of
 
 Ints = NDArray[np.int64]
 _DRAWS = 256
 """Window lengths that are drawn at once."""
+_RUN_STEPS, _RUNS = 1024, 256
+"""A block's rows are shuffled in runs of about this many steps, or shorter ones so that there are so many runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,11 +84,20 @@ class LanePlan:
         tokens = np.diff(np.minimum(left[:, None], cuts[None, :]).sum(axis=0))
         return LanePart(lanes, begin, stop, np.where(begin < stop, end, begin), cuts, tokens, position.at == 0)
 
-    def row_order(self, epoch: int, place: int, rows: int) -> Ints | None:
-        """In which order the rows of a block come; None = as they stand."""
-        if not self._options.shuffle or rows < 2:
+    def row_order(self, epoch: int, place: int, offsets: NDArray[np.int32]) -> Ints | None:
+        """In which order the rows of a block come, given where they start and the last ends; None = as they stand.
+
+        Neighbours stay together until they make up some length: copying single short rows would cost more than reading.
+        """
+        if not self._options.shuffle:
             return None
-        return seed_of(self._manifest, self._options, epoch).permutation("rows", place, rows)
+        starts = offsets[:-1] // min(_RUN_STEPS, max(1, int(offsets[-1]) // _RUNS))
+        first = np.flatnonzero(np.diff(starts, prepend=-1))
+        if len(first) < 2:
+            return None
+        runs = seed_of(self._manifest, self._options, epoch).permutation("rows", place, len(first))
+        stop = np.append(first[1:], len(starts))
+        return ranges(first[runs], stop[runs])
 
     def _bounds(self, lanes: Ints, at: int) -> tuple[Ints, Ints]:
         start = np.where(lanes < 0, self.total, lanes * self.lane_steps)

@@ -94,3 +94,9 @@ def _run_starts(manifest: Manifest) -> NDArray[np.int64]:
 def running(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """[n + 1] sums of what stands before each item, and of all."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
+
+
+def ranges(first: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.int64]:
+    """first[0] to stop[0] - 1, then first[1] to stop[1] - 1, and so on."""
+    counts = stop - first
+    return np.repeat(first - running(counts)[:-1], counts) + np.arange(counts.sum())

@@ -6,7 +6,6 @@ import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -113,11 +112,12 @@ class Pipeline:
             self._current, self._index = self._wait(), 0
             if self._current is None:
                 return None
-        batch, self._position = self._current.batch(self._index)
-        self._index += 1
+        index, self._index = self._index, self._index + 1
+        self._position = self._current.behind(index)
+        batch = self._current.batch(index, self._to_json(self._position))
         real, padded = self.padding
-        self.padding = (real + int(batch.lengths.sum()), padded + batch.reset.size)
-        return replace(batch, position=self._to_json(self._position))
+        self.padding = (real + self._current.real[index], padded + batch.reset.size)
+        return batch
 
     def _wait(self) -> Assembled | None:
         started = time.perf_counter()

@@ -18,9 +18,15 @@ class Assembled(Protocol):
     """Consecutive batches of one rank, with all their data in memory."""
 
     batches: int
+    real: list[int]
+    """Real steps of this rank's rows in each batch."""
 
-    def batch(self, index: int) -> tuple[Batch, Position]:
-        """Make batch `index` (cheap; the consumer's thread does it), and the position behind it."""
+    def behind(self, index: int) -> Position:
+        """The position behind batch `index`."""
+        ...
+
+    def batch(self, index: int, position: dict[str, int | str]) -> Batch:
+        """Make batch `index`, which carries this saved position; cheap, since the consumer's thread does it."""
         ...
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recurra.data.batch import Batch
-from recurra.data.columns import Rows, bytes_per_step
+from recurra.data.columns import Rows, bytes_per_step, take_rows
 from recurra.data.lanes import Ints, LanePart, LanePlan
 from recurra.data.manifest import Manifest
-from recurra.data.order import BlockOrder, running
-from recurra.data.padded import ranges
+from recurra.data.order import BlockOrder, ranges, running
 from recurra.data.plan import PlanOptions, Position, Share
 from recurra.data.stream import Chunk
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 2 << 20
 _MAX_CHUNK_WINDOWS = 256
 
 
@@ -47,13 +45,8 @@ class LaneStream:
 
     def prepare(self, chunk: Chunk, place: int, rows: Rows) -> Rows:
         """The block with its rows in the epoch's order."""
-        numbers = self.plan.row_order(chunk.epoch, place, len(rows.offsets) - 1)
-        if numbers is None:
-            return Rows(rows.offsets, rows.time, {})
-        lows, highs = rows.offsets[:-1][numbers], rows.offsets[1:][numbers]
-        cuts = list(zip(lows.tolist(), highs.tolist(), strict=True))
-        time = {name: np.concatenate([values[low:high] for low, high in cuts]) for name, values in rows.time.items()}
-        return Rows(running(highs - lows).astype(np.int32), time, {}, numbers)
+        numbers = self.plan.row_order(chunk.epoch, place, rows.offsets)
+        return Rows(rows.offsets, rows.time, {}) if numbers is None else take_rows(rows, numbers)
 
 
 class LaneChunk:
@@ -96,61 +89,98 @@ class AssembledLanes:
             c.name: np.zeros(shape if c.width is None else (*shape, c.width), c.dtype) for c in schema.time_columns
         }
         self._reset = np.zeros(shape, np.bool_)
-        self._ids = np.full((len(part.lanes), self.batches), -1, np.int64)
+        starts = _Starts()
         for lane in range(len(part.lanes)):
             for place in range(int(chunk.first_place[lane]), int(chunk.behind_place[lane])):
-                self._copy(lane, place, rows[place])
+                self._copy(lane, place, rows[place], starts)
+        self._lengths = self._real_steps(part)
+        self._weight = (self._lengths > 0).astype(np.float32)
+        self._ids = np.where(self._lengths > 0, self._mark(starts, part), -1)
         if part.fresh:
             self._reset[part.begin < part.stop, 0] = True
-        limit = np.where(part.end - part.begin > 0, part.end - part.begin, 0)
-        here = limit[:, None] - part.cuts[None, :-1]
-        alive = (part.stop - part.begin)[:, None] > part.cuts[None, :-1]
-        self._lengths = np.where(alive, np.minimum(here, np.diff(part.cuts) + self._lookahead), 0)
-        self._ids[~alive] = -1
+        self.real: list[int] = self._lengths.sum(axis=1).tolist()
 
-    def batch(self, index: int) -> tuple[Batch, Position]:
+    def behind(self, index: int) -> Position:
+        return self._chunk.behind(index)
+
+    def batch(self, index: int, position: dict[str, int | str]) -> Batch:
         here = slice(self._cuts[index], self._cuts[index + 1] + self._lookahead)
-        lengths = np.ascontiguousarray(self._lengths[:, index])
         reset = self._reset[:, here].copy()
         if self._packed:
-            reset[lengths > 0, 0] = True
-        columns: dict[str, NDArray[Any]] = {name: values[:, here].copy() for name, values in self._time.items()}
-        batch = Batch(
-            columns=columns,
-            lengths=lengths,
+            reset[:, 0] = self._lengths[index] > 0
+        return Batch(
+            columns={name: values[:, here].copy() for name, values in self._time.items()},
+            lengths=self._lengths[index],
             reset=reset,
-            ids=np.ascontiguousarray(self._ids[:, index]),
-            weight=(lengths > 0).astype(np.float32),
+            ids=self._ids[index],
+            weight=self._weight[index],
             lanes=None if self._packed else self._chunk.part.lanes,
             epoch=self._chunk.epoch,
             step_in_epoch=self._chunk.start.step + index,
             global_tokens=self._tokens[index],
-            position={},
+            position=position,
         )
-        return batch, self._chunk.behind(index)
 
-    def _copy(self, lane: int, place: int, rows: Rows) -> None:
-        """Bring the steps that a lane takes from one place."""
+    def _copy(self, lane: int, place: int, rows: Rows, starts: _Starts) -> None:
+        """Bring the steps that a lane takes from one place, and note which rows they belong to."""
         chunk = self._chunk
         begin, end = int(chunk.part.begin[lane]), int(chunk.part.end[lane])
         base = int(chunk.order.first_step[place])
         low, high = max(begin, base), min(end, base + rows.steps)
-        to = slice(low - begin, high - begin)
         for name, values in rows.time.items():
-            self._time[name][lane, to] = values[low - base : high - base]
+            self._time[name][lane, low - begin : high - begin] = values[low - base : high - base]
         block = int(chunk.order.blocks[place])
-        table = chunk.stream.manifest.blocks
-        starts = rows.offsets[:-1].astype(np.int64) + (base - begin)
-        if not table["continued"][block]:
-            inside = slice(*np.searchsorted(starts, (low - begin, high - begin)))
-            self._reset[lane, starts[inside]] = True
-        self._note_ids(lane, starts, (low - begin, high - begin), rows, block)
+        stream = chunk.stream
+        continued = bool(stream.manifest.blocks["continued"][block])
+        # From the row that the first step lies in, which may have started before it.
+        first, stop = rows.offsets.searchsorted((low - base, high - base - 1), "right").tolist()
+        first -= 1
+        numbers = np.arange(first, stop) if rows.numbers is None else rows.numbers[first:stop]
+        starts.add(
+            lane,
+            rows.offsets[first:stop].astype(np.int64) + (base - begin),
+            numbers + (stream.first_id[block] - continued),
+        )
+        if continued or base + rows.offsets[first] < low:
+            starts.hide_first()
 
-    def _note_ids(self, lane: int, starts: Ints, span: tuple[int, int], rows: Rows, block: int) -> None:
-        """Which sequence each window starts in."""
-        windows = slice(*np.searchsorted(self._cuts[:-1], span))
-        row = np.searchsorted(starts, self._cuts[:-1][windows], "right") - 1
-        number = row if rows.numbers is None else rows.numbers[row]
-        stream = self._chunk.stream
-        first = int(stream.first_id[block]) - int(stream.manifest.blocks["continued"][block])
-        self._ids[lane, windows] = first + number
+    def _mark(self, starts: _Starts, part: LanePart) -> Ints:
+        """Set reset where sequences start; gives [windows, rows] the sequence that each window starts in."""
+        windows, count = self.batches, len(part.lanes)
+        if not starts.steps:
+            return np.full((windows, count), -1, np.int64)
+        steps, ids, visible = (np.concatenate(parts) for parts in (starts.steps, starts.ids, starts.visible))
+        lanes = np.repeat(starts.lanes, [len(piece) for piece in starts.steps])
+        self._reset[lanes[visible], steps[visible]] = True
+        # One ascending key for all lanes, so that a single search finds the row of every window.
+        width = self._reset.shape[1] + 1
+        keys = lanes * width + np.maximum(steps, 0)
+        wanted = np.arange(count)[None, :] * width + part.cuts[:-1, None]
+        found: Ints = ids[np.maximum(np.searchsorted(keys, wanted, "right") - 1, 0)]
+        return found
+
+    def _real_steps(self, part: LanePart) -> Ints:
+        """[windows, rows] real steps with lookahead; 0 where the lane has run out."""
+        left = (part.end - part.begin)[None, :] - part.cuts[:-1, None]
+        alive = (part.stop - part.begin)[None, :] > part.cuts[:-1, None]
+        return np.where(alive, np.minimum(left, (np.diff(part.cuts) + self._lookahead)[:, None]), 0)
+
+
+class _Starts:
+    """Rows that lanes run through: where they start, counted from the lane's first step here, and whose they are."""
+
+    def __init__(self) -> None:
+        self.lanes: list[int] = []
+        self.steps: list[Ints] = []
+        self.ids: list[Ints] = []
+        self.visible: list[NDArray[np.bool_]] = []
+
+    def add(self, lane: int, steps: Ints, ids: Ints) -> None:
+        self.lanes.append(lane)
+        self.steps.append(steps)
+        self.ids.append(ids)
+        self.visible.append(np.ones(len(steps), np.bool_))
+
+    def hide_first(self) -> None:
+        """The first row of the last piece began earlier."""
+        self.visible[-1][:1] = False

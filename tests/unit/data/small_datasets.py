@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -53,8 +52,7 @@ def run(
             rows[place] = stream.prepare(chunk, place, reader.read([int(chunk.order.blocks[place])])[0])
         assembled = chunk.assemble(rows)
         for index in range(assembled.batches):
-            batch, position = assembled.batch(index)
-            yield replace(batch, position=position.to_json(dataset.manifest, options))
+            yield assembled.batch(index, assembled.behind(index).to_json(dataset.manifest, options))
 
 
 def run_world(

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recurra.data.order import BlockOrder, Seed, order_blocks, running
+from recurra.data.order import BlockOrder, Seed, order_blocks, ranges, running
 
 
 @given(st.integers(1, 2000), st.integers(0, 2**63 - 1), st.integers(0, 100))
@@ -72,3 +72,13 @@ def test_sequences_are_found_with_all_their_pieces():
 
 def test_running_sums_start_at_zero():
     assert running(np.array([2, 3])).tolist() == [0, 2, 5]
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6))
+def test_ranges_end_to_end(pairs):
+    first = np.array([low for low, _ in pairs], np.int64)
+    counts = np.array([count for _, count in pairs], np.int64)
+
+    expected = [number for low, count in pairs for number in range(low, low + count)]
+
+    assert ranges(first, first + counts).tolist() == expected

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurra.data.dataset import Dataset
-from recurra.data.padded import gather, ranges
+from recurra.data.padded import covered, gather
 from recurra.data.plan import PlanOptions
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.write import DatasetWriter
@@ -36,14 +36,14 @@ def test_gather_is_a_loop_over_rows(dtype, width, rows):
     assert found.flags.c_contiguous
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=6))
-def test_ranges_end_to_end(pairs):
+@given(st.lists(st.tuples(st.integers(3, 30), st.integers(0, 9)), max_size=6))
+def test_covered_numbers_come_once(pairs):
     first = np.array([low for low, _ in pairs], np.int64)
-    counts = np.array([count for _, count in pairs], np.int64)
+    last = first + np.array([more for _, more in pairs], np.int64)
 
-    expected = [number for low, count in pairs for number in range(low, low + count)]
+    expected = sorted({number for low, more in pairs for number in range(low, low + more + 1)})
 
-    assert ranges(first, first + counts).tolist() == expected
+    assert covered(first, last).tolist() == expected
 
 
 def test_a_sequences_own_weight_is_its_weight(local_url):
