@@ -187,7 +187,7 @@ def _train(job: JobFile, platform: LocalPlatform, baseline: float, narrator: Nar
     if bits >= baseline:
         raise TrainingError(
             f"The model has {bits:.3f} bits per byte, no better than the baseline's {baseline:.3f}. "
-            "Train longer: recurra demo --steps 2000."
+            f"Train longer: recurra demo --steps {2 * result.steps}."
         )
     narrator(f"{(1 - bits / baseline):.1%} fewer bits than the baseline; report: {result.report}")
     if result.published:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SILENCE_S = 8.0
+SILENCE_S = 9.0
 
 
 class Narrator:
@@ -34,11 +34,12 @@ class Narrator:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Something that takes a while; its time is kept also when it fails."""
+        """Something that takes a while, as `short name: what is done`; its time is kept also when it fails."""
         begun_s = self._clock()
         self(f"== {name}")
         ended = threading.Event()
-        ticker = threading.Thread(target=self._tick, args=(name, begun_s, ended), name="narrator", daemon=True)
+        short = name.partition(":")[0]
+        ticker = threading.Thread(target=self._tick, args=(short, begun_s, ended), name="narrator", daemon=True)
         ticker.start()
         try:
             yield

@@ -37,7 +37,7 @@ def test_a_silent_stage_says_that_it_still_goes_on() -> None:
     clock.now_s += 1
     narrator.tick("stage", 100.0)
     narrator.tick("stage", 100.0)
-    assert len(said) == 2 and "stage, 8 s so far" in said[-1]
+    assert len(said) == 2 and "stage, 9 s so far" in said[-1]
 
 
 def test_stages_are_timed_also_when_they_fail() -> None:
