@@ -1,0 +1,129 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recurra.data.dataset import Dataset
+from recurra.data.vocabulary import Vocabulary
+from recurra.orchestration.job_file import load_job
+from recurra.tasks.build import task_from_dataset
+
+JOBS = Path(__file__).parents[3] / "jobs"
+
+
+def prepare(job: str, *arguments: str, code: int = 0) -> str:
+    """Run a job's prepare.py as a user does; gives what it printed."""
+    done = subprocess.run(
+        [sys.executable, JOBS / job / "prepare.py", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def check_fits(job: str, url: str, splits: tuple[str, str]) -> None:
+    """The job file takes the datasets that its prepare.py writes."""
+    run = load_job(JOBS / job / "job.yaml").train_run()
+    assert (run.data.train.rsplit("/", 1)[1], (run.data.eval or "").rsplit("/", 1)[1]) == splits
+    for split in splits:
+        dataset = Dataset.open(f"{url}/{split}")
+        task_from_dataset(run.task, dataset.schema, dataset.metadata).build_model(run.model)
+
+
+def test_python_sources_are_split_by_path_and_start_with_bos(tmp_path: Path, local_url: str):
+    """Whether a file is held out depends on its path alone, so that a baseline and a model see the same split."""
+    source = tmp_path / "source"
+    for number in range(60):
+        file = source / f"package{number % 3}" / f"module{number}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"x = {number}\n")
+    for path in ("test/test_it.py", "site-packages/other.py"):
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_text("y = 1\n")
+    (source / "broken.py").write_bytes(b"\xff\xfe")
+    (source / "empty.py").write_text("")
+
+    prepare("python-suggestions", "--source", str(source), "--out", local_url)
+    train, valid = Dataset.open(f"{local_url}/train"), Dataset.open(f"{local_url}/valid")
+    assert len(train) + len(valid) == 60
+    assert 0 < len(valid) < 12
+    tokens = train[0]["tokens"]
+    assert tokens[0] == 0
+    assert Vocabulary.from_json(train.metadata["vocabulary"]).decode(tokens).startswith("x = ")
+    check_fits("python-suggestions", local_url, ("train", "valid"))
+
+
+def test_writing_again_leaves_what_is_there(tmp_path: Path, local_url: str):
+    """A dataset is appended to by writing; a second run of the script must not double it."""
+    (tmp_path / "source").mkdir()
+    for number in range(40):
+        (tmp_path / "source" / f"module{number}.py").write_text("x = 1\n")
+    arguments = ("--source", str(tmp_path / "source"), "--out", local_url)
+    prepare("python-suggestions", *arguments)
+    before = len(Dataset.open(f"{local_url}/train"))
+
+    assert "is left as it is" in prepare("python-suggestions", *arguments)
+    assert len(Dataset.open(f"{local_url}/train")) == before
+
+
+def test_sentiment_has_the_published_proportion_and_no_test_word_in_its_vocabulary(tmp_path: Path, local_url: str):
+    """1,777 sentences of each label are for testing; the vocabulary is made of the others."""
+    for name, word in (("rt-polarity.neg", "dull"), ("rt-polarity.pos", "warm")):
+        lines = [f"a {word} film number{number} caf\xe9" for number in range(2000)]
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="latin-1")
+
+    prepare("sentiment", "--source", str(tmp_path), "--out", local_url)
+    train, test = Dataset.open(f"{local_url}/train"), Dataset.open(f"{local_url}/test")
+    assert (len(train), len(test)) == (2 * 223, 3554)
+    assert sum(int(test[number]["label"]) for number in range(len(test))) == 1777
+    seen = {entry for entry in train.metadata["vocabulary"]["entries"] if entry.startswith("number")}
+    texts = [Vocabulary.from_json(train.metadata["vocabulary"]).decode(train[n]["tokens"]) for n in range(len(train))]
+    assert seen <= {word for text in texts for word in text.split()}
+    assert "café" in texts[0]
+    check_fits("sentiment", local_url, ("train", "test"))
+
+
+def test_retail_holds_the_last_two_years_of_each_series_out(tmp_path: Path, local_url: str):
+    """Training never sees them; series that are too short to test are dropped; gaps before a start are cut."""
+    months = [f"{2000 + number // 12}-{number % 12 + 1:02d}" for number in range(60)]
+    rows = ["Month,A,B,C"]
+    for number, month in enumerate(months):
+        late = "" if number < 6 else f"{number}.5"
+        short = f"{number}" if number >= 40 else ""
+        rows.append(f"{month},{100 + number},{late},{short}")
+    (tmp_path / "turnover_wide.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "series.csv").write_text(
+        "Series ID,State,Industry\nA,Victoria,Food\nB,Queensland,Food\nC,Victoria,Books\n"
+    )
+
+    prepare("retail-forecast", "--source", str(tmp_path), "--out", local_url)
+    train, test = Dataset.open(f"{local_url}/train"), Dataset.open(f"{local_url}/test")
+    assert [len(train[n]["values"]) for n in range(len(train))] == [36, 30]
+    assert [len(test[n]["values"]) for n in range(len(test))] == [60, 54]
+    assert (test[1]["start"], int(test[1]["holdout"]), test[1]["values"][0]) == ("2000-07", 24, np.float32(6.5))
+    assert train.metadata["static"]["state"][int(train[1]["state"])] == "Queensland"
+    check_fits("retail-forecast", local_url, ("train", "test"))
+
+
+def test_copy_problems_are_written_in_two_sets(local_url: str):
+    """The evaluation may be of longer sequences than the training: generalisation is the point."""
+    prepare("algorithmic/copy", "--out", local_url, "--sequences", "50", "--longest", "4", "--eval-length", "9")
+
+    train, test = Dataset.open(f"{local_url}/train"), Dataset.open(f"{local_url}/eval")
+    assert train.lengths().max() <= 2 * 4 + 1
+    assert set(test.lengths().tolist()) == {2 * 9 + 1}
+    check_fits("algorithmic/copy", local_url, ("train", "eval"))
+
+
+@pytest.mark.parametrize("job", ["sentiment", "retail-forecast"])
+def test_a_source_that_is_not_there_is_one_line(tmp_path: Path, local_url: str, job: str):
+    """A user who mistypes a path sees which file was missing, and no stack trace."""
+    said = prepare(job, "--source", str(tmp_path / "nowhere"), "--out", local_url, code=1)
+
+    assert "nowhere" in said
+    assert "Traceback" not in said
