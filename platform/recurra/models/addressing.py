@@ -1,6 +1,6 @@
 """How the heads of a Neural Turing Machine address its memory; equation numbers are those of arXiv 1410.5401v2.
 
-All heads at once (axis J = read heads, then write heads). Everything stays finite for inputs up to 1e4 in magnitude:
+All heads at once (axis J = read heads, then write heads); the memory is transposed, [B, M, N]. Everything stays finite for inputs up to 1e4 in magnitude:
 norms carry an epsilon under the root, softmax and softplus are the stable ones, sharpening works on logarithms.
 """
 
@@ -67,18 +67,18 @@ def _layout(ntm: NtmConfig) -> list[int]:
     return [heads * ntm.memory_width, heads, heads, heads, heads * (2 * ntm.shift_range + 1), written, written]
 
 
-def address(parameters: HeadParameters, last_BJN: Tensor, memory_BNM: Tensor) -> Tensor:
+def address(parameters: HeadParameters, last_BJN: Tensor, memory_BMN: Tensor) -> Tensor:
     """Weightings of all heads (figure 2 of the paper: content, interpolation, shift, sharpening)."""
-    content_BJN = content_weighting(parameters.key_BJM, parameters.strength_BJ, memory_BNM)
+    content_BJN = content_weighting(parameters.key_BJM, parameters.strength_BJ, memory_BMN)
     gated_BJN = interpolate(content_BJN, parameters.gate_BJ, last_BJN)
     return sharpen(shift(gated_BJN, parameters.shift_BJS), parameters.sharpness_BJ)
 
 
-def content_weighting(key_BJM: Tensor, strength_BJ: Tensor, memory_BNM: Tensor) -> Tensor:
+def content_weighting(key_BJM: Tensor, strength_BJ: Tensor, memory_BMN: Tensor) -> Tensor:
     """Equations 5 and 6: softmax over the rows of strength times cosine similarity."""
     key_norm_BJ = (key_BJM.square().sum(2) + NORM_EPSILON).rsqrt()
-    row_norm_BN = (memory_BNM.square().sum(2) + NORM_EPSILON).rsqrt()
-    dots_BJN = torch.bmm(key_BJM, memory_BNM.transpose(1, 2))
+    row_norm_BN = (memory_BMN.square().sum(1) + NORM_EPSILON).rsqrt()
+    dots_BJN = torch.bmm(key_BJM, memory_BMN)
     return (dots_BJN * (strength_BJ * key_norm_BJ)[:, :, None] * row_norm_BN[:, None, :]).softmax(2)
 
 
@@ -99,15 +99,15 @@ def sharpen(weights_BJN: Tensor, sharpness_BJ: Tensor) -> Tensor:
     return ((weights_BJN.clamp(min=0) + LOG_EPSILON).log() * sharpness_BJ[:, :, None]).softmax(2)
 
 
-def read(memory_BNM: Tensor, weights_BRN: Tensor) -> Tensor:
+def read(memory_BMN: Tensor, weights_BRN: Tensor) -> Tensor:
     """Equation 2: one weighted row for each read head, [B, R, M]."""
-    return torch.bmm(weights_BRN, memory_BNM)
+    return torch.bmm(weights_BRN, memory_BMN.transpose(1, 2))
 
 
-def write(memory_BNM: Tensor, weights_BWN: Tensor, erase_BWM: Tensor, add_BWM: Tensor) -> Tensor:
+def write(memory_BMN: Tensor, weights_BWN: Tensor, erase_BWM: Tensor, add_BWM: Tensor) -> Tensor:
     """Equations 3 and 4: every head erases, then every head adds."""
-    weights_BNW = weights_BWN.transpose(1, 2)
     if weights_BWN.shape[1] == 1:
-        return torch.baddbmm(memory_BNM * (1 - weights_BNW * erase_BWM), weights_BNW, add_BWM)
-    kept_BNM = (1 - weights_BWN[:, :, :, None] * erase_BWM[:, :, None, :]).prod(1)
-    return torch.baddbmm(memory_BNM * kept_BNM, weights_BNW, add_BWM)
+        kept_BMN = 1 - erase_BWM.transpose(1, 2) * weights_BWN
+    else:
+        kept_BMN = (1 - erase_BWM[:, :, :, None] * weights_BWN[:, :, None, :]).prod(1)
+    return torch.baddbmm(memory_BMN * kept_BMN, add_BWM.transpose(1, 2), weights_BWN)

@@ -22,8 +22,13 @@ CONSTANT_START = 1e-6
 """Collier and Beel 2018, arXiv 1807.08518: the start that converges fastest."""
 
 
+KERNEL_ORDER = ("memory", "read_weights", "write_weights", "reads", "controller.h", "controller.c")
+
+
 class NtmCore(Core):
-    """State: `memory` [N, M], `read_weights` [R, N], `write_weights` [W, N], `reads` [R, M], `controller.h`, `.c` [H].
+    """State: `memory` [M, N], `read_weights` [R, N], `write_weights` [W, N], `reads` [R, M], `controller.h`, `.c` [H].
+
+    The memory is kept transposed: a column is a row of the paper, because every loop over the memory runs along its rows.
 
     All starts but that of the memory are learned, as in the paper ("reset to bias values").
     """
@@ -34,6 +39,7 @@ class NtmCore(Core):
         self.config = ntm
         self.input_size = input_size
         self.controller = CONTROLLERS[ntm.controller](input_size, ntm.read_heads * ntm.memory_width, config.hidden_size)
+        self.sizes = native.Sizes.of(ntm, input_size, config.hidden_size)
         self.output_size = config.hidden_size + ntm.read_heads * ntm.memory_width
         self.heads = nn.Linear(
             config.hidden_size,
@@ -94,12 +100,15 @@ class NtmCore(Core):
         return self._run(x_BTD, state, lengths_B, reset_BT, recorded=True)
 
     def step(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
-        if self._runs_native(x_BD):
-            with torch.autocast("cpu", enabled=False):
-                y_B1H, state = self._run_native(x_BD[:, None], state, None, None)
+        if not self._runs_native(x_BD):
+            y_BH, state, _ = self._advance(self.controller.project(x_BD), state)
+            return y_BH, state
+        if torch.is_grad_enabled():
+            y_B1H, state = self.forward(x_BD[:, None], state)
             return y_B1H[:, 0], state
-        y_BH, state, _ = self._advance(self.controller.project(x_BD), state)
-        return y_BH, state
+        weights = self._weights()
+        y_BH, end = native.step(self.sizes, x_BD.to(weights.heads.dtype), weights, self._flat(state))
+        return y_BH, self._named(end)
 
     def _run(
         self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None, *, recorded: bool
@@ -138,46 +147,39 @@ class NtmCore(Core):
         self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None
     ) -> tuple[Tensor, State]:
         batch = x_BTD.shape[0]
-        state = self.zero_state(batch) if state is None else state
-        start = self._flat(state if reset_BT is None else self.zero_state(batch))
-        x_BTD = blank_padding(x_BTD.to(self.heads.weight.dtype), lengths_B)
-        projected_TBG = self.controller.project(x_BTD.transpose(0, 1))
-        weights = native.Weights(self.controller.weight_rh, self.heads.weight, self.heads.bias)
-        rows = native.Rows(None if lengths_B is None else lengths_B.cpu(), None if reset_BT is None else reset_BT.cpu())
-        y_TBH, end = native.run(self.config, projected_TBG, weights, self._flat(state), start, rows)
+        begin = self._flat(self.zero_state(batch) if state is None else state)
+        start = begin if reset_BT is None else self._flat(self.zero_state(batch))
+        x_TBD = blank_padding(x_BTD.to(self.heads.weight.dtype), lengths_B).transpose(0, 1)
+        rows = native.Rows(
+            None if lengths_B is None else lengths_B.cpu().contiguous(),
+            None if reset_BT is None else reset_BT.cpu().contiguous(),
+        )
+        y_TBH, end = native.run(self.sizes, x_TBD, self._weights(), (begin, start), rows)
         return y_TBH.transpose(0, 1), self._named(end)
 
-    def _flat(self, state: State) -> native.States:
-        """The state in the kernel's order, with all weightings in one tensor."""
-        weights_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
-        own = [state.get(f"controller.{name}") for name in ("h", "c")]
-        return (state["memory"], weights_BJN, state["reads"], *own)
+    def _weights(self) -> native.Weights:
+        controller, heads = self.controller, self.heads
+        return native.Weights(controller.weight_x, controller.bias, controller.weight_rh, heads.weight, heads.bias)
 
-    def _named(self, flat: native.States) -> State:
-        memory_BNM, weights_BJN, reads_BRM, *own = flat
-        assert memory_BNM is not None and weights_BJN is not None and reads_BRM is not None
-        read_BRN, write_BWN = torch.split(weights_BJN, [self.config.read_heads, self.config.write_heads], 1)
-        controller = {f"controller.{n}": value for n, value in zip(("h", "c"), own, strict=True) if value is not None}
-        return {
-            "memory": memory_BNM,
-            "read_weights": read_BRN,
-            "write_weights": write_BWN,
-            "reads": reads_BRM,
-            **controller,
-        }
+    def _flat(self, state: State) -> native.State:
+        """The state in the kernel's order."""
+        return tuple(state.get(name) for name in KERNEL_ORDER)
+
+    def _named(self, flat: native.State) -> State:
+        return {name: value for name, value in zip(KERNEL_ORDER, flat, strict=True) if value is not None}
 
     def _advance(self, projected_BG: Tensor, state: State) -> tuple[Tensor, State, addressing.HeadParameters]:
         ntm = self.config
         own = {name: state[f"controller.{name}"] for name in self.controller.names}
         h_BH, own = self.controller.advance(projected_BG, state["reads"].flatten(1), own)
         parameters = addressing.split_parameters(self.heads(h_BH), ntm)
-        memory_BNM = state["memory"]
+        memory_BMN = state["memory"]
         last_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
-        weights_BJN = addressing.address(parameters, last_BJN, memory_BNM)
+        weights_BJN = addressing.address(parameters, last_BJN, memory_BMN)
         read_BRN, write_BWN = torch.split(weights_BJN, [ntm.read_heads, ntm.write_heads], 1)
-        reads_BRM = addressing.read(memory_BNM, read_BRN)
+        reads_BRM = addressing.read(memory_BMN, read_BRN)
         following = {
-            "memory": addressing.write(memory_BNM, write_BWN, parameters.erase_BWM, parameters.add_BWM),
+            "memory": addressing.write(memory_BMN, write_BWN, parameters.erase_BWM, parameters.add_BWM),
             "read_weights": read_BRN,
             "write_weights": write_BWN,
             "reads": reads_BRM,
@@ -200,6 +202,6 @@ def _focused_logits(heads: int, rows: int) -> Tensor:
 def _start_memory(kind: str, rows: int, width: int) -> Tensor | nn.Parameter:
     bound = (rows + width) ** -0.5
     if kind == "constant":
-        return nn.Buffer(torch.full((rows, width), CONSTANT_START))
-    random_NM = torch.empty(rows, width).uniform_(-bound, bound)
-    return nn.Parameter(random_NM) if kind == "learned" else nn.Buffer(random_NM)
+        return nn.Buffer(torch.full((width, rows), CONSTANT_START))
+    random_MN = torch.empty(width, rows).uniform_(-bound, bound)
+    return nn.Parameter(random_MN) if kind == "learned" else nn.Buffer(random_MN)

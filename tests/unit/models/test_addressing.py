@@ -33,7 +33,7 @@ def draw(shape, seed):
         erase_BWM=normal(batch, heads, width).sigmoid(),
         add_BWM=normal(batch, heads, width),
     )
-    return parameters, normal(batch, heads, rows).softmax(2), normal(batch, rows, width)
+    return parameters, normal(batch, heads, rows).softmax(2), normal(batch, width, rows)
 
 
 def similarity(u, v):
@@ -61,14 +61,14 @@ def addressed(key, strength, gate, shifts, sharpness, last, memory):
 @given(SHAPES, st.integers(0, 10_000))
 def test_addressing_equals_the_papers_equations(shape, seed):
     """Peers get the shift, the norm or the order of heads wrong; numbers do not lie."""
-    parameters, last_BJN, memory_BNM = draw(shape, seed)
+    parameters, last_BJN, memory_BMN = draw(shape, seed)
 
-    weights_BJN = addressing.address(parameters, last_BJN, memory_BNM)
+    weights_BJN = addressing.address(parameters, last_BJN, memory_BMN)
 
     for b in range(shape[0]):
         for j in range(shape[1]):
             own = [value[b, j].numpy() for value in parameters[:5]]
-            expected = addressed(*own, last_BJN[b, j].numpy(), memory_BNM[b].numpy())
+            expected = addressed(*own, last_BJN[b, j].numpy(), memory_BMN[b].numpy().T)
             np.testing.assert_allclose(weights_BJN[b, j].numpy(), expected, atol=1e-12)
 
 
@@ -76,21 +76,21 @@ def test_addressing_equals_the_papers_equations(shape, seed):
 @given(SHAPES, st.integers(0, 10_000))
 def test_reading_and_writing_equal_the_papers_equations(shape, seed):
     """Every head erases before any head adds, so that the order of heads does not matter."""
-    parameters, weights_BJN, memory_BNM = draw(shape, seed)
+    parameters, weights_BJN, memory_BMN = draw(shape, seed)
     batch, heads, rows, _, _ = shape
 
-    reads_BJM = addressing.read(memory_BNM, weights_BJN)
-    written_BNM = addressing.write(memory_BNM, weights_BJN, parameters.erase_BWM, parameters.add_BWM)
+    reads_BJM = addressing.read(memory_BMN, weights_BJN)
+    written_BMN = addressing.write(memory_BMN, weights_BJN, parameters.erase_BWM, parameters.add_BWM)
 
     for b in range(batch):
-        memory, w = memory_BNM[b].numpy(), weights_BJN[b].numpy()
+        memory, w = memory_BMN[b].numpy().T, weights_BJN[b].numpy()
         erase, add = parameters.erase_BWM[b].numpy(), parameters.add_BWM[b].numpy()
         for j in range(heads):
             np.testing.assert_allclose(reads_BJM[b, j], sum(w[j, i] * memory[i] for i in range(rows)), atol=1e-12)  # 2
         for i in range(rows):
             kept = memory[i] * np.prod([1 - w[j, i] * erase[j] for j in range(heads)], axis=0)  # 3
             expected = kept + sum(w[j, i] * add[j] for j in range(heads))  # 4
-            np.testing.assert_allclose(written_BNM[b, i], expected, atol=1e-12)
+            np.testing.assert_allclose(written_BMN[b, :, i], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e2, 1e4])
@@ -100,18 +100,18 @@ def test_everything_stays_finite_at_extremes(scale, memory):
     torch.manual_seed(0)
     ntm = NtmConfig(memory_rows=6, memory_width=4, read_heads=2)
     raw_BP = (torch.randn(3, addressing.parameter_count(ntm)) * scale).requires_grad_()
-    memory_BNM = torch.full((3, 6, 4), memory, requires_grad=True)
+    memory_BMN = torch.full((3, 4, 6), memory, requires_grad=True)
     last_BJN = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2]] * 3), 6).float().requires_grad_()
 
     parameters = addressing.split_parameters(raw_BP, ntm)
-    weights_BJN = addressing.address(parameters, last_BJN, memory_BNM)
-    after_BNM = addressing.write(memory_BNM, weights_BJN[:, 2:], parameters.erase_BWM, parameters.add_BWM)
-    reads_BRM = addressing.read(after_BNM, weights_BJN[:, :2])
+    weights_BJN = addressing.address(parameters, last_BJN, memory_BMN)
+    after_BMN = addressing.write(memory_BMN, weights_BJN[:, 2:], parameters.erase_BWM, parameters.add_BWM)
+    reads_BRM = addressing.read(after_BMN, weights_BJN[:, :2])
     (reads_BRM.square().sum() + weights_BJN.square().sum()).backward()
 
-    assert weights_BJN.isfinite().all() and after_BNM.isfinite().all()
+    assert weights_BJN.isfinite().all() and after_BMN.isfinite().all()
     assert_close(weights_BJN.sum(2), torch.ones(3, 3))
-    for value in (raw_BP, memory_BNM, last_BJN):
+    for value in (raw_BP, memory_BMN, last_BJN):
         assert value.grad.isfinite().all()
 
 

@@ -31,10 +31,10 @@ def test_a_step_goes_in_the_documented_order():
     p = addressing.split_parameters(core.heads(h_BH), core.config)
     last_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
     w = addressing.address(p, last_BJN, state["memory"])[0].detach().numpy()
-    old = state["memory"][0].detach().numpy()
+    old = state["memory"][0].detach().numpy().T
     reads = w[:2] @ old
     new = old * (1 - np.outer(w[2], p.erase_BWM[0, 0].detach())) + np.outer(w[2], p.add_BWM[0, 0].detach())
-    np.testing.assert_allclose(after["memory"][0].detach(), new, atol=1e-12)
+    np.testing.assert_allclose(after["memory"][0].detach().T, new, atol=1e-12)
     np.testing.assert_allclose(y_BH[0].detach(), [*h_BH[0].detach(), *reads.ravel()], atol=1e-12)
     np.testing.assert_allclose(after["reads"][0].detach(), reads, atol=1e-12)
 
@@ -65,10 +65,10 @@ def test_the_memory_starts_as_asked(start, learned):
     torch.manual_seed(0)
     core = NtmCore(ModelConfig(cell="ntm", hidden_size=2, ntm=NtmConfig(memory_start=start)), 1)
 
-    memory_NM = core.zero_state(3)["memory"][2]
+    memory_MN = core.zero_state(3)["memory"][2]
 
     assert ("start_memory" in dict(core.named_parameters())) == learned
-    assert bool((memory_NM == 1e-6).all()) == (start == "constant")
+    assert bool((memory_MN == 1e-6).all()) == (start == "constant")
 
 
 def test_heads_start_on_one_row():

@@ -6,23 +6,27 @@
 
 namespace recurra {
 
-// Mirrored by `_Forward` in ntm.py.
+// A state, [B, ...]: memory [M, N], weightings [R, N] and [W, N], reads [R, M], the controller's output and cell [H].
 template <class T>
-struct Forward {
-    const T* projected;     // [T, B, G]
-    const T* weight_rh;     // [G, R * M + H]
-    const T* weight_heads;  // [P, H]
-    const T* bias_heads;    // [P]
-    const T *memory, *weights, *reads, *output, *cell;                                  // state, [B, ...]
-    const T *start_memory, *start_weights, *start_reads, *start_output, *start_cell;    // state after a reset, or null
-    const Index* lengths;   // [B], or null
-    const std::uint8_t* resets;  // [B, T], or null
-    T* workspace;
-    T* y;                   // [T, B, H + R * M]
-    T *end_memory, *end_weights, *end_reads, *end_output, *end_cell;  // [B, ...]
+struct State {
+    T *memory, *read_weights, *write_weights, *reads, *output, *cell;
 };
 
-// Mirrored by `_Backward` in ntm.py.
+// Arrays of pointers, in the order in which ntm.py lists them.
+template <class T>
+struct Forward {
+    const T *x, *weight_x, *bias_x;  // [T, B, D], [G, D], [G]
+    const T* weight_rh;              // [G, R * M + H]
+    const T *weight_heads, *bias_heads;  // [P, H], [P]
+    State<const T> begin;
+    State<const T> start;        // after a reset; null without resets
+    const Index* lengths;        // [B], or null
+    const std::uint8_t* resets;  // [B, T], or null
+    T* workspace;
+    T* y;  // [T, B, H + R * M]
+    State<T> end;
+};
+
 template <class T>
 struct Backward {
     const T *weight_rh, *weight_heads;
@@ -30,12 +34,11 @@ struct Backward {
     const std::uint8_t* resets;
     T* workspace;
     const T* d_y;
-    // In: gradients of the state after the last step. Out: of the state before the first.
-    T *d_memory, *d_weights, *d_reads, *d_output, *d_cell;
-    T *d_start_memory, *d_start_weights, *d_start_reads, *d_start_output, *d_start_cell;  // added to; null without resets
-    T* d_gates;    // [T, B, G]: gradient of `projected`
-    T* d_own;      // [T, B, G]: of the last output's product; `d_gates` itself but for a GRU
-    T* d_emitted;  // [T, B, P]
+    State<T> d;        // in: of the state after the last step; out: of the state before the first
+    State<T> d_start;  // added to; null without resets
+    T* d_gates;        // [T, B, G]: of the features' product
+    T* d_own;          // [T, B, G]: of the last output's product; `d_gates` itself but for a GRU
+    T* d_emitted;      // [T, B, P]
 };
 
 // Pointers into the workspace at one step.
@@ -64,14 +67,28 @@ void copy(T* to, const T* from, Index n) {
 
 // Put one row's state into the slots of step t.
 template <class T>
-void load(const Slots<T>& at, Index t, Index b, const T* memory, const T* weights, const T* reads, const T* output,
-          const T* cell) {
+void load(const Slots<T>& at, Index t, Index b, const State<const T>& from) {
     const Shape& s = at.s;
-    transpose(s.rows, s.width, memory + b * s.cells(), s.width, at.memory(t, b));
-    copy(at.weights(t, b), weights + b * s.heads() * s.rows, s.heads() * s.rows);
-    copy(at.reads(t, b), reads + b * s.reads(), s.reads());
-    if (s.recurrent()) copy(at.output(t, b), output + b * s.hidden, s.hidden);
-    if (s.controller == lstm) copy(at.cell(t, b), cell + b * s.hidden, s.hidden);
+    const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
+    copy(at.memory(t, b), from.memory + b * s.cells(), s.cells());
+    copy(at.weights(t, b), from.read_weights + b * reading, reading);
+    copy(at.weights(t, b) + reading, from.write_weights + b * writing, writing);
+    copy(at.reads(t, b), from.reads + b * s.reads(), s.reads());
+    if (s.recurrent()) copy(at.output(t, b), from.output + b * s.hidden, s.hidden);
+    if (s.controller == lstm) copy(at.cell(t, b), from.cell + b * s.hidden, s.hidden);
+}
+
+// The other way round.
+template <class T>
+void unload(const Slots<T>& at, Index t, Index b, const State<T>& to) {
+    const Shape& s = at.s;
+    const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
+    copy(to.memory + b * s.cells(), at.memory(t, b), s.cells());
+    copy(to.read_weights + b * reading, at.weights(t, b), reading);
+    copy(to.write_weights + b * writing, at.weights(t, b) + reading, writing);
+    copy(to.reads + b * s.reads(), at.reads(t, b), s.reads());
+    if (s.recurrent()) copy(to.output + b * s.hidden, at.output(t, b), s.hidden);
+    if (s.controller == lstm) copy(to.cell + b * s.hidden, at.cell(t, b), s.hidden);
 }
 
 // Gates of one row from their pre-activations; `own` is the GRU's product of the last output.
@@ -158,24 +175,26 @@ void forward(const Shape& s, const Forward<T>& in) {
     const Slots<T> at(s, in.workspace);
     const Workspace space(s);
     const Tape tape_at(s);
-    const Index B = s.batch, H = s.hidden, G = s.gates(), P = s.emitted(), RM = s.reads(), K = RM + s.recurrent();
+    const Index B = s.batch, D = s.features, H = s.hidden, G = s.gates(), P = s.emitted();
+    const Index RM = s.reads(), K = RM + s.recurrent();
     T *gates = in.workspace + space.gates, *own = in.workspace + space.own, *raw = in.workspace + space.emitted;
-    T *turned_rh = in.workspace + space.transposed, *turned_heads = turned_rh + G * K;
+    T *turned_x = in.workspace + space.transposed, *turned_rh = turned_x + G * D, *turned_heads = turned_rh + G * K;
     const bool many = s.many();
     if (many) {
+        transpose(G, D, in.weight_x, D, turned_x);
         transpose(G, K, in.weight_rh, K, turned_rh);
         transpose(P, H, in.weight_heads, H, turned_heads);
     }
     auto times = [many](Index n, Index depth, const T* A, const T* W, Index ldw, const T* turned, T* C, Index rows) {
         many ? product(rows, n, depth, A, depth, turned, n, C, n) : product_transposed(rows, n, depth, A, depth, W, ldw, C, n);
     };
-    for (Index b = 0; b < B; ++b) load(at, 0, b, in.memory, in.weights, in.reads, in.output, in.cell);
+    for (Index b = 0; b < B; ++b) load(at, 0, b, in.begin);
     for (Index t = 0; t < s.steps; ++t) {
         auto active = [&](Index b) { return !in.lengths || t < in.lengths[b]; };
         for (Index b = 0; in.resets && b < B; ++b)
-            if (in.resets[b * s.steps + t] && active(b))
-                load(at, t, b, in.start_memory, in.start_weights, in.start_reads, in.start_output, in.start_cell);
-        copy(gates, in.projected + t * B * G, B * G);
+            if (in.resets[b * s.steps + t] && active(b)) load(at, t, b, in.start);
+        for (Index b = 0; b < B; ++b) copy(gates + b * G, in.bias_x, G);
+        times(G, D, in.x + t * B * D, in.weight_x, D, turned_x, gates, B);
         times(G, RM, at.reads(t, 0), in.weight_rh, K, turned_rh, gates, B);
         if (s.recurrent()) {
             T* into = s.controller == gru ? own : gates;
@@ -211,11 +230,7 @@ void forward(const Shape& s, const Forward<T>& in) {
     }
     for (Index b = 0; b < B; ++b) {
         const Index t = in.lengths && in.lengths[b] < s.steps ? in.lengths[b] : s.steps;
-        transpose(s.width, s.rows, at.memory(t, b), s.rows, in.end_memory + b * s.cells());
-        copy(in.end_weights + b * s.heads() * s.rows, at.weights(t, b), s.heads() * s.rows);
-        copy(in.end_reads + b * RM, at.reads(t, b), RM);
-        if (s.recurrent()) copy(in.end_output + b * H, at.output(t, b), H);
-        if (s.controller == lstm) copy(in.end_cell + b * H, at.cell(t, b), H);
+        unload(at, t, b, in.end);
     }
 }
 
@@ -228,14 +243,14 @@ void hand_over(T* from, T* to, Index n) {
     }
 }
 
-// Memory gradients are transposed here: [B, M, N].
 template <class T>
 void backward(const Shape& s, const Backward<T>& in) {
     const Slots<T> at(s, in.workspace);
     const Workspace space(s);
     const Tape tape_at(s);
     const Index B = s.batch, H = s.hidden, G = s.gates(), P = s.emitted(), RM = s.reads(), K = RM + s.recurrent();
-    const Index JN = s.heads() * s.rows;
+    const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
+    T* d_weights = in.workspace + space.joined;
     T* scratch = in.workspace + space.scratch;
     for (Index t = s.steps - 1; t >= 0; --t) {
         auto active = [&](Index b) { return !in.lengths || t < in.lengths[b]; };
@@ -247,35 +262,42 @@ void backward(const Shape& s, const Backward<T>& in) {
                 continue;
             }
             const T *d_y = in.d_y + (t * B + b) * (H + RM), *tape = at.tape(t, b), *p = tape + tape_at.emitted;
-            T *d_output = in.d_output + b * H, *d_reads = in.d_reads + b * RM;
+            T *d_output = in.d.output + b * H, *d_reads = in.d.reads + b * RM;
             for (Index i = 0; i < H; ++i) d_output[i] += d_y[i];
             for (Index i = 0; i < RM; ++i) d_reads[i] += d_y[H + i];
-            T *d_memory = in.d_memory + b * s.cells(), *d_weights = in.d_weights + b * JN;
+            T *d_memory = in.d.memory + b * s.cells(), *d_read = in.d.read_weights + b * reading;
+            T* d_write = in.d.write_weights + b * writing;
+            copy(d_weights, d_read, reading);
+            copy(d_weights + reading, d_write, writing);
             const T *memory = at.memory(t, b), *weights = tape + tape_at.weights;
             read_and_write_backward(s, p, weights, memory, d_reads, d_memory, d_weights, d_p, scratch);
             address_backward(s, tape, memory, at.weights(t, b), d_weights, d_memory, d_p, scratch);
             emit_backward(s, p, tape + tape_at.slope, d_p);
+            copy(d_read, d_weights, reading);
+            copy(d_write, d_weights + reading, writing);
             std::memset(d_reads, 0, RM * sizeof(T));
         }
-        product(B, H, P, d_emitted, P, in.weight_heads, H, in.d_output, H);
+        product(B, H, P, d_emitted, P, in.weight_heads, H, in.d.output, H);
         for (Index b = 0; b < B; ++b) {
             if (active(b)) {
-                control_backward(s, at.tape(t, b), at.output(t, b), at.cell(t, b), in.d_output + b * H, in.d_cell + b * H,
+                control_backward(s, at.tape(t, b), at.output(t, b), at.cell(t, b), in.d.output + b * H, in.d.cell + b * H,
                                  d_gates + b * G, d_own + b * G);
             } else {
                 std::memset(d_gates + b * G, 0, G * sizeof(T));
                 std::memset(d_own + b * G, 0, G * sizeof(T));
             }
         }
-        product(B, RM, G, d_gates, G, in.weight_rh, K, in.d_reads, RM);
-        if (s.recurrent()) product(B, H, G, d_own, G, in.weight_rh + RM, K, in.d_output, H);
+        product(B, RM, G, d_gates, G, in.weight_rh, K, in.d.reads, RM);
+        if (s.recurrent()) product(B, H, G, d_own, G, in.weight_rh + RM, K, in.d.output, H);
         for (Index b = 0; in.resets && b < B; ++b) {
             if (!in.resets[b * s.steps + t] || !active(b)) continue;
-            hand_over(in.d_memory + b * s.cells(), in.d_start_memory + b * s.cells(), s.cells());
-            hand_over(in.d_weights + b * JN, in.d_start_weights + b * JN, JN);
-            hand_over(in.d_reads + b * RM, in.d_start_reads + b * RM, RM);
-            if (s.recurrent()) hand_over(in.d_output + b * H, in.d_start_output + b * H, H);
-            if (s.controller == lstm) hand_over(in.d_cell + b * H, in.d_start_cell + b * H, H);
+            const State<T>&from = in.d, &to = in.d_start;
+            hand_over(from.memory + b * s.cells(), to.memory + b * s.cells(), s.cells());
+            hand_over(from.read_weights + b * reading, to.read_weights + b * reading, reading);
+            hand_over(from.write_weights + b * writing, to.write_weights + b * writing, writing);
+            hand_over(from.reads + b * RM, to.reads + b * RM, RM);
+            if (s.recurrent()) hand_over(from.output + b * H, to.output + b * H, H);
+            if (s.controller == lstm) hand_over(from.cell + b * H, to.cell + b * H, H);
         }
     }
 }

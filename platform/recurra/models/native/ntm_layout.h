@@ -7,9 +7,9 @@ namespace recurra {
 
 enum Controller : Index { lstm = 0, gru = 1, feed_forward = 2 };
 
-// Mirrored by `_Shape` in ntm.py.
+// Mirrored by `_Shape` in ntm.py. The memory is kept transposed, [M, N], so that inner loops run along the N rows.
 struct Shape {
-    Index batch, steps, hidden, rows, width, read_heads, write_heads, reach, controller;
+    Index batch, steps, features, hidden, rows, width, read_heads, write_heads, reach, controller;
     Index keep;  // 1: keep every step for the backward pass; 0: only the current one
 
     Index heads() const { return read_heads + write_heads; }
@@ -70,7 +70,7 @@ struct Tape {
 
 // The whole workspace. Outputs and reads come first: the caller forms weight gradients from them.
 struct Workspace {
-    Index output, reads, cell, weights, memory, tape, gates, own, emitted, transposed, scratch, size;
+    Index output, reads, cell, weights, memory, tape, gates, own, emitted, transposed, joined, scratch, size;
 
     explicit Workspace(const Shape& s) {
         Index at = 0;
@@ -84,12 +84,13 @@ struct Workspace {
         reads = take(slots * s.reads());                           // [slots, B, R * M]
         cell = take(s.controller == lstm ? slots * s.hidden : 0);
         weights = take(slots * s.heads() * s.rows);
-        memory = take(slots * s.cells());                          // transposed: [slots, B, M, N]
+        memory = take(slots * s.cells());                          // [slots, B, M, N]
         tape = take((s.keep ? s.steps : 1) * s.batch * Tape(s).size);
         gates = take(s.batch * s.gates());
         own = take(s.controller == gru ? s.batch * s.gates() : 0);
         emitted = take(s.batch * s.emitted());
-        transposed = take(s.many() ? s.gates() * (s.reads() + s.recurrent()) + s.emitted() * s.hidden : 0);
+        transposed = take(s.many() ? s.gates() * (s.features + s.reads() + s.recurrent()) + s.emitted() * s.hidden : 0);
+        joined = take(s.heads() * s.rows);                         // gradients of one row's weightings
         scratch = take((8 + 4 * s.heads()) * s.rows + 4 * s.width * (s.heads() + 1));
         size = at;
     }
