@@ -29,8 +29,9 @@ class Axis:
             low, high = math.log10(low), math.log10(high)
         if from_zero and not log:
             low = min(low, 0.0)
-        if high - low < 1e-12:
-            low, high = (low - 0.5, high + 0.5) if low else (0.0, 1.0)
+        if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
+            half = 0.5 if log else 0.5 * max(abs(low), 1.0)
+            low, high = (low - half, high + half) if low or log else (0.0, 1.0)
         margin = 0.0 if start < end else 0.04 * (high - low)  # air above and below, none at the sides
         return cls(low if from_zero else low - margin, high + margin, start, end, log)
 
@@ -61,7 +62,7 @@ def number_text(value: float) -> str:
     """`12`, `0.003`, `1.5k`, `3M`, `1e-5`."""
     size = abs(value)
     if size >= 1e9 or (0 < size < 1e-3):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     for factor, suffix in ((1e6, "M"), (1e4, "k")):
         if size >= factor:
             return f"{value / (1e3 if suffix == 'k' else 1e6):.4g}{suffix}"

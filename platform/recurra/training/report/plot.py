@@ -176,7 +176,7 @@ def _reduce(series: Series, frame: Frame) -> Series:
     """At most `MOST_POINTS` points, each the mean of its neighbours; without what a logarithm cannot show."""
     x, y = series.x, series.y
     if frame.log:
-        y = np.where(y > 0, y, np.nan)
+        y = np.where(y > 1e-30, y, np.nan)
     keep = np.isfinite(x)
     x, y = x[keep], y[keep]
     low, high = (None if edge is None else edge[keep] for edge in (series.low, series.high))
