@@ -37,9 +37,10 @@ def write(tmp_path: Path) -> Write:
     return write_dataset
 
 
-def one_epoch(dataset: Dataset, **options: Any) -> Iterator[Batch]:
+def one_epoch(dataset: Dataset, *, rank: int = 0, world_size: int = 1, **options: Any) -> Iterator[Batch]:
     """The batches of one pass, in the manifest's order unless told otherwise."""
-    pipeline = Pipeline(dataset, PlanOptions(**{"shuffle": False, **options}), epochs=1)
+    plan = PlanOptions(**{"shuffle": False, **options})
+    pipeline = Pipeline(dataset, plan, rank=rank, world_size=world_size, epochs=1)
     try:
         yield from pipeline
     finally:

@@ -1,0 +1,163 @@
+"""Laws of every task: what one worker measures, two measure together; and what is described is what was trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recurra.data.dataset import Dataset
+from recurra.data.schema import Column, SequenceSchema
+from recurra.data.vocabulary import ByteVocabulary
+from recurra.models.config import ModelConfig
+from recurra.models.sequence import SequenceModel
+from recurra.tasks.algorithmic import AlgorithmicConfig
+from recurra.tasks.algorithms import copy_examples, copy_schema
+from recurra.tasks.base import Task
+from recurra.tasks.build import TASKS, task_from_dataset, task_from_description
+from recurra.tasks.classification import ClassificationConfig
+from recurra.tasks.forecast_config import ForecastingConfig
+from recurra.tasks.language_model import LanguageModelConfig
+
+from .conftest import Write, one_epoch
+
+
+@dataclass
+class Case:
+    """A task, its small dataset, and an instance of it."""
+
+    dataset: Dataset
+    task: Task
+    instance: Any
+
+
+def language_model(write: Write) -> Case:
+    texts = ["def f():\n", "return 1", "x"]
+    rows = [{"tokens": np.concatenate([[0], np.frombuffer(text.encode(), np.uint8)])} for text in texts]
+    schema = SequenceSchema((Column("tokens", "uint8"),))
+    dataset = write(schema, {"vocabulary": ByteVocabulary().to_json()}, rows)
+    return Case(dataset, task_from_dataset(LanguageModelConfig(), schema, dataset.metadata), {"prompt": "de"})
+
+
+def classification(write: Write) -> Case:
+    rows = [{"tokens": [1 + n] * (1 + n), "label": n % 2} for n in range(3)]
+    schema = SequenceSchema((Column("tokens", "uint8"), Column("label", "int32", axis="sequence")))
+    dataset = write(schema, {"vocabulary": ByteVocabulary().to_json(), "labels": ["a", "b"]}, rows)
+    config = ClassificationConfig(label_smoothing=0.1)
+    return Case(dataset, task_from_dataset(config, schema, dataset.metadata), {"text": "a"})
+
+
+def forecasting(write: Write) -> Case:
+    rows = [{"values": 5 + np.arange(8 + n) % 3, "start": "2000-01", "holdout": 3 * (n % 2)} for n in range(3)]
+    schema = SequenceSchema(
+        (
+            Column("values", "float32"),
+            Column("start", "string", axis="sequence"),
+            Column("holdout", "int32", axis="sequence"),
+        )
+    )
+    dataset = write(schema, {"frequency": "month"}, rows)
+    task = task_from_dataset(ForecastingConfig(horizon=3, season=2), schema, dataset.metadata)
+    return Case(dataset, task, {"series": [5, 6, 7, 5], "start_timestamp": "2000-01-01"})
+
+
+def algorithmic(write: Write) -> Case:
+    dataset = write(copy_schema(3), {}, copy_examples(3, width=3, shortest=1, longest=4, seed=0))
+    return Case(
+        dataset, task_from_dataset(AlgorithmicConfig(), dataset.schema, dataset.metadata), {"bits": [[0, 1, 1]]}
+    )
+
+
+CASES: dict[str, Callable[[Write], Case]] = {
+    "language_model": language_model,
+    "classification": classification,
+    "forecasting": forecasting,
+    "algorithmic": algorithmic,
+}
+
+
+def model_of(task: Task) -> SequenceModel:
+    """A model whose outputs are not all alike."""
+    torch.manual_seed(0)
+    model = task.build_model(ModelConfig(hidden_size=6)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.5)
+    return model
+
+
+def test_every_task_stands_here():
+    """A new task is held to these laws from its first day."""
+    assert set(CASES) == set(TASKS)
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_two_workers_measure_together_what_one_measures(write: Write, kind: str):
+    """Loss, count and every sum add up over ranks, though the second rank has nothing but filler in the last batch."""
+    case = CASES[kind](write)
+    model = model_of(case.task)
+
+    found = []
+    for world_size in (1, 2):
+        sums: dict[str, float] = {}
+        for rank in range(world_size):
+            batches = one_epoch(case.dataset, mode="buckets", batch_sequences=2, rank=rank, world_size=world_size)
+            for batch in batches:
+                tensors = case.task.tensors(batch, "cpu")
+                with torch.no_grad():
+                    outputs, _ = model(tensors.inputs, None, tensors.lengths, tensors.reset)
+                loss = case.task.loss(outputs, tensors)
+                for name, value in {"": loss.total, "#": loss.count, **loss.sums}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+        total, count = sums.pop(""), sums.pop("#")
+        found.append(case.task.metrics(total, count, sums))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert case.task.objective[0] in found[0]
+    assert "loss" in found[0]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_loss_has_a_gradient_that_lowers_it(write: Write, kind: str):
+    """A few small steps downhill on one batch: a sign or a mask that is wrong shows here."""
+    case = CASES[kind](write)
+    tensors = case.task.tensors(next(one_epoch(case.dataset, mode="buckets", batch_sequences=3)), "cpu")
+    model = model_of(case.task)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+
+    losses = []
+    for _ in range(8):
+        outputs, _ = model(tensors.inputs, None, tensors.lengths, tensors.reset)
+        loss = case.task.loss(outputs, tensors)
+        losses.append(float(loss.total.detach()))
+        optimizer.zero_grad()
+        (loss.total / loss.count).backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_described_task_is_served_as_it_was_trained(write: Write, kind: str):
+    """Same inputs, same model, same answer from the description as from the dataset."""
+    case = CASES[kind](write)
+    rebuilt = task_from_description(case.task.describe())
+    model = model_of(case.task)
+
+    answers = []
+    for task in (case.task, rebuilt):
+        encoded = task.encode(case.instance)
+        outputs, _ = model(torch.from_numpy(encoded.inputs)[None])
+        answers.append(task.decode(outputs[0].detach().numpy(), encoded, {}))
+    assert answers[0] == answers[1]
+    assert rebuilt.describe() == case.task.describe()
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_request_schema_takes_the_example_and_nothing_else(write: Write, kind: str):
+    """OpenAPI shows it: what it allows must be what `encode` takes."""
+    schema = CASES[kind](write).task.request_schema()
+
+    assert schema["type"] == "object"
+    assert schema["additionalProperties"] is False
+    assert set(CASES[kind](write).instance) <= set(schema["properties"])
