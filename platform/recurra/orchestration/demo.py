@@ -120,7 +120,7 @@ def _platform(options: DemoOptions, narrator: Narrator) -> Iterator[LocalPlatfor
             else:
                 cpus = max(WORKERS + 2, os.cpu_count() or 1)
                 port = USUAL_PORT if is_free(USUAL_PORT) else None
-                platform.up(PlatformOptions(num_cpus=cpus, http_port=port), narrator)
+                platform.up(PlatformOptions(cpus, port, ends_with_us=not options.keep), narrator)
                 join_local_platform()
             _ensure_bucket(f"s3://{options.bucket}")
         yield platform

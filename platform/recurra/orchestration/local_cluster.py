@@ -22,6 +22,7 @@ from typing import Self
 
 from recurra.config.env import child_environment
 from recurra.errors import ClusterError
+from recurra.orchestration.guard import Guard, Marked
 from recurra.orchestration.ports import ClusterPorts, free_ports
 from recurra.orchestration.processes import processes_with, stop_all, url_answers
 
@@ -38,6 +39,8 @@ class ClusterOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set in every process of the cluster: where its S3 is, for one. Not written to the record."""
     start_timeout_s: float = 120.0
+    ends_with_us: bool = False
+    """Whether the cluster ends when this process does, even if it is killed."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class LocalCluster:
         self.options = options or ClusterOptions()
         self._record: ClusterRecord | None = None
         self._children: list[subprocess.Popen[bytes]] = []
+        self._guard: Guard | None = None
 
     @classmethod
     def find(cls, directory: Path) -> LocalCluster | None:
@@ -125,6 +129,8 @@ class LocalCluster:
         self._record = ClusterRecord(record.token, process.pid, "", record.temp_dir, ports)
         try:
             self._write_record()
+            if self.options.ends_with_us:
+                self._guard = Guard([Marked(TOKEN_VARIABLE, record.token, process.pid, record.temp_dir)])
             self._wait_until_ready(process)
         except BaseException:
             self.stop()
@@ -185,6 +191,8 @@ class LocalCluster:
         for child in self._children:
             child.wait(timeout=5)
         self._children.clear()
+        if self._guard is not None:
+            self._guard.close()
         shutil.rmtree(record.temp_dir, ignore_errors=True)
         self._record_file.unlink(missing_ok=True)
         self._record = None
@@ -210,8 +218,9 @@ class LocalCluster:
     ) -> subprocess.Popen[bytes]:
         record = self.record
         environment = child_environment(
-            # A local cluster has nowhere to drain to: without this a stop waits 30 s for replicas to go.
+            # A local cluster has nowhere to drain to: without these a stop waits 30 s for replicas to go.
             RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
+            RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="2",
             **_haproxy_files(f"{record.temp_dir}/h{node}"),
             **extra,
         )

@@ -12,6 +12,7 @@ from typing import Self
 
 from recurra.config.env import adopt, names_object_store, state_dir
 from recurra.errors import ClusterError
+from recurra.orchestration.guard import Guard, Marked
 from recurra.orchestration.local_cluster import ClusterOptions, LocalCluster
 from recurra.orchestration.ports import is_free
 from recurra.orchestration.processes import processes_with, stop_all
@@ -30,6 +31,8 @@ class PlatformOptions:
     """Where deployed applications answer; None = a free port."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Set in every process of the cluster."""
+    ends_with_us: bool = False
+    """Whether both end when this process does, even if it is killed."""
 
 
 class LocalPlatform:
@@ -42,6 +45,7 @@ class LocalPlatform:
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = (directory or state_dir() / "local").absolute()
         self._cluster: LocalCluster | None = None
+        self._guard: Guard | None = None
 
     @classmethod
     def find(cls, directory: Path | None = None) -> LocalPlatform | None:
@@ -75,10 +79,11 @@ class LocalPlatform:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._make_api_key()
         try:
-            store = self._start_store(progress)
+            store = self._start_store(progress, options)
             progress("starting Ray")
             environment = {**store, **options.environment, "RECURRA_API_KEY_FILE": str(self.api_key_file)}
-            cluster = LocalCluster(self.directory / "ray", ClusterOptions(options.num_cpus, environment))
+            settings = ClusterOptions(options.num_cpus, environment, ends_with_us=options.ends_with_us)
+            cluster = LocalCluster(self.directory / "ray", settings)
             self._cluster = cluster.start(options.http_port)
             write_private(self.directory / "environment.json", {**store, **cluster.environment()})
         except BaseException:
@@ -97,16 +102,24 @@ class LocalPlatform:
         left = stop_all(self._store_processes, leaders=store)
         if left:
             raise ClusterError(f"Processes {left} of the object store outlived SIGKILL. End them with 'kill -9 <pid>'.")
+        if self._guard is not None:
+            self._guard.close()
+            self._guard = None
         for name in ("environment.json", "s3.pid"):
             (self.directory / name).unlink(missing_ok=True)
         return stopped
 
     def environment(self) -> dict[str, str]:
-        """What leads a process to the store and the cluster; holds the store's secret key."""
+        """What leads a process to the store, the cluster and its applications; holds the secret keys of both."""
         saved = json.loads((self.directory / "environment.json").read_text(encoding="utf-8"))
-        return {**saved, "RECURRA_API_KEY_FILE": str(self.api_key_file)}
+        return {
+            **saved,
+            "RECURRA_URL": self.cluster.serve_url,
+            "RECURRA_API_KEY": self.api_key,
+            "RECURRA_API_KEY_FILE": str(self.api_key_file),
+        }
 
-    def _start_store(self, progress: Callable[[str], None]) -> dict[str, str]:
+    def _start_store(self, progress: Callable[[str], None], options: PlatformOptions) -> dict[str, str]:
         if names_object_store():
             progress("using the object store that the environment names")
             return {}
@@ -114,6 +127,8 @@ class LocalPlatform:
         server = EmbeddedServer(self.directory / "s3")
         server.start()
         write_private(self.directory / "s3.pid", server.pid)
+        if options.ends_with_us and server.pid is not None:
+            self._guard = Guard([Marked("HOME", str(self.directory / "s3"), server.pid)])
         server.create_bucket(BUCKET)
         return server.environment()
 
