@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from recurra.data.blocks import BlockSource
 from recurra.data.columns import Rows
 from recurra.data.lengths import LengthIndex
 from recurra.data.manifest import Manifest, Segment, Shard, gone, read_manifest
 from recurra.data.order import running
-from recurra.data.reader import BlockReader
 from recurra.data.schema import SequenceSchema
 from recurra.errors import DataError, IntegrityError, NotFoundError
 from recurra.storage.url import open_store
@@ -27,7 +27,7 @@ class Dataset:
         self.url = url.rstrip("/")
         self.manifest = manifest
         self.index = LengthIndex(self.url, manifest)
-        self._reader = BlockReader(self.url, manifest)
+        self._source = BlockSource(self.url, manifest)
         self._first_id = running(manifest.blocks["sequences"])
 
     @classmethod
@@ -119,7 +119,7 @@ class Dataset:
         behind = block + 1
         while behind < len(table) and table["continued"][behind]:
             behind += 1
-        return [self._reader.read([number])[0] for number in range(block, behind)]
+        return [self._source.read([number])[0] for number in range(block, behind)]
 
     def _verify_shard(self, shard: Shard, first_block: int) -> None:
         data = self._read(shard.key)
@@ -130,7 +130,7 @@ class Dataset:
                 f"{self.url}/{shard.key} has {len(data)} bytes; {shard.bytes} were written. Restore it."
             )
         for block in range(first_block, first_block + len(shard.blocks)):
-            self._reader.check(block, memoryview(data), 0)
+            self._source.check(block, memoryview(data), 0)
         raise IntegrityError(f"{self.url}/{shard.key} was altered outside its blocks (header or footer). Restore it.")
 
     def _verify_lengths(self, segment: Segment) -> None:

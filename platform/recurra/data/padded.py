@@ -47,6 +47,12 @@ class BucketStream:
     def prepare(self, chunk: Chunk, place: int, rows: Rows) -> Rows:
         return rows
 
+    def uses(self, epoch: int) -> NDArray[np.float64]:
+        blocks = self.plan.order(epoch).blocks
+        found = np.empty(len(blocks))
+        found[blocks] = epoch + np.arange(len(blocks)) / len(blocks)
+        return found
+
 
 class BucketChunk:
     """The batches of one window from a position on."""

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from recurra.data.batch import Batch
+from recurra.data.blocks import BlockSource
 from recurra.data.buckets import BucketPlan
+from recurra.data.cache import BlockCache
 from recurra.data.dataset import Dataset
 from recurra.data.lanes import LanePlan
 from recurra.data.padded import BucketStream
@@ -37,6 +39,7 @@ class Pipeline:
         epochs: Where to end; None = never.
         prefetch_bytes: Blocks held for coming batches, about; what the next batch needs is always fetched. A dataset of
             half that size is fetched once and kept.
+        cache: A directory on a local disk for blocks; pipelines may share one.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Pipeline:
         world_size: int = 1,
         epochs: int | None = None,
         prefetch_bytes: int = PREFETCH_BYTES,
+        cache: BlockCache | None = None,
     ) -> None:
         if epochs is not None and epochs < 1:
             raise ConfigError(f"epochs is {epochs}. Set it to 1 or more, or leave it out to go on for ever.")
@@ -55,6 +59,7 @@ class Pipeline:
         self._options = options
         self._epochs = epochs
         self._prefetch_bytes = prefetch_bytes
+        self._cache = cache
         self._stream = build_stream(dataset, options, Share(rank, world_size))
         self._base = Position().to_json(dataset.manifest, options)
         self._position = Position()
@@ -133,11 +138,11 @@ class Pipeline:
             self.wait_s += time.perf_counter() - started
 
     def _begin(self) -> None:
-        manifest = self._dataset.manifest
-        reader = BlockReader(self._dataset.url, manifest, keep_bytes=self._prefetch_bytes // 2)
-        prefetcher = Prefetcher(reader, manifest, self._stream, self._prefetch_bytes)
+        dataset, keep_bytes = self._dataset, self._prefetch_bytes // 2
+        source = BlockSource(dataset.url, dataset.manifest, keep_bytes=keep_bytes, cache=self._cache)
+        prefetcher = Prefetcher(BlockReader(source), self._stream, self._prefetch_bytes)
         self._ending = weakref.finalize(self, prefetcher.stop)
-        prefetcher.start(_chunks(self._stream, self._position, self._epochs))
+        prefetcher.start(_chunks(self._stream, self._position, self._epochs), self._position.epoch)
         self._prefetcher = prefetcher
 
     def _halt(self) -> None:

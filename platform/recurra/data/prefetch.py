@@ -12,8 +12,10 @@ from functools import partial
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recurra.data.columns import Rows
-from recurra.data.manifest import Manifest
 from recurra.data.reader import BlockReader
 from recurra.data.stream import Assembled, Chunk, Stream
 
@@ -40,20 +42,21 @@ class _Planned:
 class Prefetcher:
     """One background thread over the reader's threads. `next` gives chunks in order, and raises what went wrong there."""
 
-    def __init__(self, reader: BlockReader, manifest: Manifest, stream: Stream, budget_bytes: int) -> None:
+    def __init__(self, reader: BlockReader, stream: Stream, budget_bytes: int) -> None:
         self._reader = reader
-        self._manifest = manifest
+        self._block_bytes = reader.source.manifest.blocks["bytes"]
         self._stream = stream
         self._budget = budget_bytes
         self._ready: Queue[Assembled | BaseException | None] = Queue(maxsize=1)
         self._stopping = Event()
         self._held: dict[tuple[int, int], _Held] = {}
         self._held_bytes = 0
+        self._uses: tuple[int, NDArray[np.float64]] | None = None
         self._pid = os.getpid()
 
-    def start(self, chunks: Iterator[Chunk]) -> None:
-        """Begin with the first of these chunks."""
-        Thread(target=self._run, args=(chunks,), name="recurra-prefetch", daemon=True).start()
+    def start(self, chunks: Iterator[Chunk], epoch: int) -> None:
+        """Begin with the first of these chunks, which is in that epoch."""
+        Thread(target=self._run, args=(chunks, epoch), name="recurra-prefetch", daemon=True).start()
 
     def next(self) -> Assembled | None:
         """The next chunk once it is there; None behind the last.
@@ -78,8 +81,9 @@ class Prefetcher:
             except Empty:
                 break
 
-    def _run(self, chunks: Iterator[Chunk]) -> None:
+    def _run(self, chunks: Iterator[Chunk], epoch: int) -> None:
         try:
+            self._reader.source.expect(partial(self._use, epoch))
             for assembled in self._assembled(chunks):
                 self._put(assembled)
             self._put(None)
@@ -117,19 +121,27 @@ class Prefetcher:
             else:
                 planned.held[place] = held
         prepare = partial(self._prepare, chunk, missing)
-        for block, future in self._reader.submit(list(missing), prepare).items():
-            held = _Held(future, int(self._manifest.blocks["bytes"][block]))
+        for block, future in self._reader.submit(list(missing), prepare, partial(self._use, chunk.epoch + 1)).items():
+            held = _Held(future, int(self._block_bytes[block]))
             self._held[chunk.epoch, missing[block]] = planned.held[missing[block]] = held
             self._held_bytes += held.bytes
         for held in planned.held.values():
             held.users += 1
         return planned
 
+    def _use(self, epoch: int, block: int) -> float:
+        """When a block is needed in an epoch; asked by the cache, from the reader's threads."""
+        known = self._uses
+        if known is None or known[0] != epoch:
+            known = self._uses = epoch, self._stream.uses(epoch)
+        return float(known[1][block])
+
     def _prepare(self, chunk: Chunk, places: dict[int, int], block: int, rows: Rows) -> Rows:
         return self._stream.prepare(chunk, places[block], rows)
 
     def _assemble(self, planned: _Planned) -> Assembled:
-        rows = {place: self._wait(held.future) for place, held in planned.held.items()}
+        blocks = planned.chunk.order.blocks
+        rows = {place: self._wait(int(blocks[place]), held.future) for place, held in planned.held.items()}
         assembled = planned.chunk.assemble(rows)
         for place, held in planned.held.items():
             held.users -= 1
@@ -138,7 +150,7 @@ class Prefetcher:
                 self._held_bytes -= held.bytes
         return assembled
 
-    def _wait(self, future: Future[Rows]) -> Rows:
+    def _wait(self, block: int, future: Future[Rows]) -> Rows:
         while not self._stopping.is_set():
             try:
                 return future.result(timeout=_POLL_S)
@@ -147,6 +159,7 @@ class Prefetcher:
             except FutureTimeout:
                 if future.done():
                     raise
+                self._reader.hedge(block)
         raise _StoppedError
 
     def _put(self, item: Assembled | BaseException | None) -> None:

@@ -57,3 +57,7 @@ class Stream(Protocol):
     def prepare(self, chunk: Chunk, place: int, rows: Rows) -> Rows:
         """What is done with a block once, right after it was fetched; runs in the reader's threads."""
         ...
+
+    def uses(self, epoch: int) -> NDArray[np.float64]:
+        """[blocks] when this rank first needs each block in an epoch: epoch + share of it that is over; infinite = never."""
+        ...

@@ -48,6 +48,17 @@ class LaneStream:
         numbers = self.plan.row_order(chunk.epoch, place, rows.offsets)
         return Rows(rows.offsets, rows.time, {}) if numbers is None else take_rows(rows, numbers)
 
+    def uses(self, epoch: int) -> NDArray[np.float64]:
+        order, lane_steps = self.plan.order(epoch), self.plan.lane_steps
+        first, last = order.first_step[:-1] // lane_steps, (order.first_step[1:] - 1) // lane_steps
+        each = -(-self.options.rows // self.share.world_size)
+        mine = (first < (self.share.rank + 1) * each) & (last >= self.share.rank * each)
+        # A block that a lane begins in is needed at once.
+        share = np.where(first < last, 0.0, order.first_step[:-1] % lane_steps / lane_steps)
+        found = np.empty(len(order.blocks))
+        found[order.blocks] = np.where(mine, epoch + share, np.inf)
+        return found
+
 
 class LaneChunk:
     """Some windows of the rank's lanes."""

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from recurra.data.batch import Batch
+from recurra.data.blocks import BlockSource
 from recurra.data.dataset import Dataset
 from recurra.data.pipeline import build_stream
 from recurra.data.plan import PlanOptions, Position, Share
-from recurra.data.reader import BlockReader
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.write import DatasetWriter
 
@@ -45,11 +45,11 @@ def run(
 ) -> Iterator[Batch]:
     """One epoch from a position on, as the pipeline makes it, but in this thread."""
     stream = build_stream(dataset, options, share or Share())
-    reader = BlockReader(dataset.url, dataset.manifest)
+    source = BlockSource(dataset.url, dataset.manifest)
     for chunk in stream.chunks(start or Position()):
         rows = {}
         for place in chunk.places.tolist():
-            rows[place] = stream.prepare(chunk, place, reader.read([int(chunk.order.blocks[place])])[0])
+            rows[place] = stream.prepare(chunk, place, source.read([int(chunk.order.blocks[place])])[0])
         assembled = chunk.assemble(rows)
         for index in range(assembled.batches):
             yield assembled.batch(index, assembled.behind(index).to_json(dataset.manifest, options))
