@@ -12,6 +12,8 @@ RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Requests go from a replica's HTTP server straight to our application (serving/direct.py).
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "recurra.serving.direct:middlewares",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",

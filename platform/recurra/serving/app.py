@@ -121,7 +121,7 @@ class Predict:
         if scope.get(ENDPOINT) != "predict" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         self._service.check_model(route_path(scope)[len(PREDICT) :])
-        predictions = await self._service.predict(parse(PredictRequest, scope[BODY]))
+        predictions = await self._service.predict(parse(PredictRequest, scope[BODY]), receive=receive)
         body = f"{self._head}{json.dumps(predictions, ensure_ascii=False)}}}"
         await answer(send, 200, body.encode())
 

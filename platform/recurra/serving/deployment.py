@@ -19,6 +19,7 @@ from recurra.errors import ClusterError
 from recurra.registry.registry import Registry
 from recurra.serving.app import build_asgi
 from recurra.serving.autoscaling import LOAD
+from recurra.serving.direct import adopt
 from recurra.serving.edge import App
 from recurra.serving.run import ServeRun
 from recurra.serving.service import ServedModel, Service
@@ -60,11 +61,14 @@ class Replica:
         )
         store = open_store(_sessions_url(run)).child(name)
         self._service = Service(served, run.serve, metrics, store)
+        self._route_prefix = run.serve.route_prefix
         self._reporter = FleetReporter(metrics, f"serve-{run.name}")
         metrics.gauge("recurra_model_load_seconds").set(time.perf_counter() - begin)
 
     def __serve_build_asgi_app__(self) -> App:
-        return build_asgi(self._service, api_key(), fleet_exposition_async, self._reporting)
+        app = build_asgi(self._service, api_key(), fleet_exposition_async, self._reporting)
+        adopt(app, self._route_prefix)
+        return app
 
     async def check_health(self) -> None:
         """Ray restarts the replica when this raises three times in a row."""

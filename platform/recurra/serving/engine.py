@@ -273,6 +273,7 @@ class Engine:
         initial = self._slots.initial
         self._slots.load([s.slot for s in newcomers], [initial if s.state is None else s.state for s in newcomers])
         for sequence in newcomers:
+            self._metrics.began("step", now - sequence.submitted_s)
             self._finisher.begin(sequence)
             self._place(sequence)
 
@@ -308,7 +309,9 @@ class Engine:
         batch = self._encode.take(min(budget, self.config.encode_tokens), longest)
         begin = self._clock()
         for sequence, _ in batch:
-            sequence.started_s = sequence.started_s or begin
+            if sequence.started_s == 0.0:
+                sequence.started_s = begin
+                self._metrics.began("encode", begin - sequence.submitted_s)
         done, outputs, failed = self._compute.encode(batch)
         steps = dict(batch)
         self._fail(failed)

@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from recurra.errors import RecurraError, RequestError
+from recurra.errors import RecurraError
 from recurra.serving.edge import ERROR_CODE, internal_error
 from recurra.serving.messages import envelope
+from recurra.serving.tickets import client_gone, disconnected
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,14 +37,12 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         RequestError: 499, which nobody reads but the metrics.
     """
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(request.receive))
+    gone = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise RequestError(
-            "The client closed the connection before the answer was ready.", status=499, code="client_gone"
-        )
+        raise client_gone()
     finally:
         task.cancel()
         gone.cancel()
@@ -73,7 +72,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         pump = asyncio.create_task(self._pump(scope, send))
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({pump, gone}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
@@ -112,8 +111,3 @@ def event_of(data: str) -> bytes:
 
 async def _next(events: AsyncGenerator[bytes, None]) -> bytes | None:
     return await anext(events, None)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

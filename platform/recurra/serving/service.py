@@ -13,6 +13,7 @@ from typing import Any
 from recurra.errors import RequestError
 from recurra.models.sequence import SequenceModel
 from recurra.serving.config import ServeConfig
+from recurra.serving.edge import Receive
 from recurra.serving.engine import Delivery, Engine, deliver
 from recurra.serving.engine_metrics import EngineMetrics
 from recurra.serving.messages import PredictRequest
@@ -108,8 +109,15 @@ class Service:
             param=param,
         )
 
-    async def predict(self, request: PredictRequest, field: str = "instances") -> list[Any]:
-        """The task's answer to each instance; `field` is what the client called them.
+    async def predict(
+        self, request: PredictRequest, field: str = "instances", receive: Receive | None = None
+    ) -> list[Any]:
+        """The task's answer to each instance.
+
+        Args:
+            request: Checked but for what the instances hold.
+            field: What the client called the instances.
+            receive: See `tickets.run`.
 
         Raises:
             RequestError: An instance or option is wrong (`param` names it), or the engine refused or failed it.
@@ -124,7 +132,7 @@ class Service:
             )
         encoded = [self.encode(item, f"{field}.{index}") for index, item in enumerate(request.instances)]
         sequences = [self.sequence(item, outputs=self._outputs) for item in encoded]
-        results = await run(self.engine, sequences)
+        results = await run(self.engine, sequences, receive)
         answers = []
         for index, (result, item) in enumerate(zip(results, encoded, strict=True)):
             assert result.outputs is not None

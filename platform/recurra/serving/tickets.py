@@ -6,8 +6,22 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from recurra.errors import RequestError
+from recurra.serving.edge import Receive
 from recurra.serving.engine import Engine
 from recurra.serving.work import Event, Result, Sequence, Token
+
+PATIENCE_S = 0.2
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone; the request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def client_gone() -> RequestError:
+    """What nobody reads but the metrics."""
+    return RequestError("The client closed the connection before the answer was ready.", status=499, code="client_gone")
 
 
 def unheard(sequence: Sequence, event: Event) -> None:
@@ -15,19 +29,28 @@ def unheard(sequence: Sequence, event: Event) -> None:
     raise AssertionError("The sequence was submitted without a ticket.")
 
 
-async def run(engine: Engine, sequences: list[Sequence]) -> list[Result]:
+async def run(engine: Engine, sequences: list[Sequence], receive: Receive | None = None) -> list[Result]:
     """Results in the order of the sequences. If the caller is cancelled, so are they.
 
+    Args:
+        receive: The request's ASGI channel: after `PATIENCE_S` it is watched for the client's leaving. Short requests,
+            which are nearly all, never pay for that.
+
     Raises:
-        RequestError: Of the first sequence that failed; the others of this request are given up.
+        RequestError: Of the first sequence that failed, the others of this request are given up; or 499.
     """
     ticket = _Gathering(sequences)
     engine.submit(sequences)
+    watch = asyncio.get_running_loop().call_later(PATIENCE_S, ticket.watch, receive) if receive is not None else None
     try:
         await ticket.future
     except BaseException:
         engine.cancel(sequences)
         raise
+    finally:
+        if watch is not None:
+            watch.cancel()
+            ticket.unwatch()
     return [ticket.results[sequence] for sequence in sequences]
 
 
@@ -63,8 +86,22 @@ class _Gathering:
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.results: dict[Sequence, Result] = {}
         self._open = len(sequences)
+        self._watching: asyncio.Task[None] | None = None
         for sequence in sequences:
             sequence.listener = self._hear
+
+    def watch(self, receive: Receive) -> None:
+        """Fail once the client has gone."""
+        self._watching = asyncio.get_running_loop().create_task(self._fail_when_gone(receive))
+
+    def unwatch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def _fail_when_gone(self, receive: Receive) -> None:
+        await disconnected(receive)
+        if not self.future.done():
+            self.future.set_exception(client_gone())
 
     def _hear(self, sequence: Sequence, event: Event) -> None:
         if self.future.done():  # its client is gone, or another sequence of the request has failed

@@ -313,6 +313,21 @@ def test_a_client_that_goes_away_frees_its_slot(serve):
     assert server.post("/v1/completions", model="lm", prompt="a", max_tokens=2).status_code == 200
 
 
+def test_a_client_that_leaves_a_long_prediction_frees_its_slot(serve):
+    """The hot path watches the connection, too, once it takes long."""
+    server = serve(language_service(chunk_steps=1, max_steps_per_request=100_000, deadline_s=1000.0))
+    ask = {"instances": [{"tokens": [1] * 100_000}]}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/predict/lm", json=ask, timeout=0.5)
+    engine = server.service.engine
+    until = time.monotonic() + 5
+    while engine.load.busy and time.monotonic() < until:
+        time.sleep(0.01)
+
+    assert engine.idle
+    assert server.post("/v1/predict/lm", instances=[{"prompt": "a"}]).status_code == 200
+
+
 def test_a_full_queue_says_when_to_come_back(serve):
     """429 with Retry-After at once, and the requests that were taken are answered."""
     server = serve(language_service(max_new_tokens=100_000_000, slots=1, max_queue=1, deadline_s=1000.0))
