@@ -159,6 +159,8 @@ def _work_on_ray(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, size = context.get_world_rank(), context.get_world_size()
     cause = ray.get(relay.begin.remote(size)) if rank == 0 else None
+    host = ray.util.get_node_ip_address()
+    join_group(rank, size, host=host, gpu=config["gpu"], agree=ray.train.collective.broadcast_from_rank_zero)
     metrics = Metrics(run=run.name)
     surroundings = Surroundings(
         device="cuda:0" if config["gpu"] else "cpu",
@@ -166,10 +168,9 @@ def _work_on_ray(config: dict[str, Any]) -> None:
         metrics=metrics,
         lease=config["lease"],
         cause=cause,
+        # Not before the ranks have met: Ray can carry one collective call at a time.
         callbacks=[SaveBeforePreemption(_PreemptionWatch(relay if rank == 0 else None).deadline)],
     )
-    host = ray.util.get_node_ip_address()
-    join_group(rank, size, host=host, gpu=config["gpu"], agree=ray.train.collective.broadcast_from_rank_zero)
     with FleetReporter(metrics, f"train-rank{rank}"):
         try:
             result = work(run, surroundings)
