@@ -19,6 +19,7 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
 }
 """What every Ray node and driver that we start gets, unless the caller's environment sets it.
 It is set before Ray is imported, since Ray reads most of it at import."""
