@@ -6,13 +6,13 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
+DEMO_STAMP := $(VENV)/installed-demo
+STAMP := $(VENV)/installed-test
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
-# Such as https://download.pytorch.org/whl/cpu, where the default index would bring CUDA libraries that are not needed.
+# An index of CPU builds, where the default one would bring CUDA libraries that are not needed.
 TORCH_INDEX ?=
 COVERAGE_FLOOR := 80
 PYTEST_ARGS ?=
-# Inside a container of one user, pip's warnings about root and its own version help nobody.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 
 help:
@@ -25,18 +25,24 @@ help:
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+# What the demo needs; the tests' tools come on top of it. Bytecode is compiled when a module is first imported.
+$(DEMO_STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No python3 is on PATH. Install Python 3.11, or run: make PYTHON=/path/to/python3.11"; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is too old. Install Python 3.11, or run: make PYTHON=/path/to/python3.11"; exit 2; }
-	@test -x $(BIN)/python || { echo "creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
-	@echo "installing packages (a minute or two; longer the first time)"
-	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	@$(PIP) install -c constraints.txt setuptools wheel
-	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[demo,test]'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "creating $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv --clear $(VENV); } || \
+	  { echo "$(PYTHON) cannot make environments. On Debian and Ubuntu: apt install python3-venv"; exit 2; }
+	@echo "installing packages into $(VENV): a minute or two, longer the first time"
+	@$(PIP) install --no-compile --root-user-action=ignore -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch setuptools
+	@$(PIP) install --no-compile --root-user-action=ignore -c constraints.txt --no-build-isolation -e '.[demo]'
 	@touch $@
 
-demo: $(STAMP)
+$(STAMP): $(DEMO_STAMP)
+	@echo "installing what the tests need"
+	@$(PIP) install --no-compile --root-user-action=ignore -c constraints.txt --no-build-isolation -e '.[demo,test]'
+	@touch $@
+
+demo: $(DEMO_STAMP)
 	@$(BIN)/recurra demo
 
 check: $(STAMP)
