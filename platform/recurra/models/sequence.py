@@ -229,5 +229,5 @@ def _prefixed(prefix: str, state: State) -> State:
 
 
 def _part(prefix: str, state: State) -> State:
-    start = f"{prefix}."
-    return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
+    start = len(prefix) + 1
+    return {name[start:]: value for name, value in state.items() if name.startswith(prefix)}

@@ -48,15 +48,20 @@ struct Slots {
     const Workspace at;
     const Tape tape_at;
     T* base;
+    T* memories[2] = {nullptr, nullptr};  // of a single step: the memory is read and written where the caller has it
 
     Slots(const Shape& shape, T* workspace) : s(shape), at(shape), tape_at(shape), base(workspace) {}
 
+    bool direct() const { return memories[0] != nullptr; }
+
     T* row(Index offset, Index t, Index b, Index size) const { return base + offset + (s.slot(t) * s.batch + b) * size; }
-    T* output(Index t, Index b) const { return row(at.output, t, b, s.hidden); }
-    T* reads(Index t, Index b) const { return row(at.reads, t, b, s.reads()); }
+    T* reads(Index t, Index b) const { return row(at.known, t, b, s.reads() + s.hidden); }
+    T* output(Index t, Index b) const { return reads(t, b) + s.reads(); }
     T* cell(Index t, Index b) const { return row(at.cell, t, b, s.hidden); }
     T* weights(Index t, Index b) const { return row(at.weights, t, b, s.heads() * s.rows); }
-    T* memory(Index t, Index b) const { return row(at.memory, t, b, s.cells()); }
+    T* memory(Index t, Index b) const {
+        return direct() ? memories[t] + b * s.cells() : row(at.memory, t, b, s.cells());
+    }
     T* tape(Index t, Index b) const { return base + at.tape + (s.tape(t) * s.batch + b) * tape_at.size; }
 };
 
@@ -70,7 +75,7 @@ template <class T>
 void load(const Slots<T>& at, Index t, Index b, const State<const T>& from) {
     const Shape& s = at.s;
     const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
-    copy(at.memory(t, b), from.memory + b * s.cells(), s.cells());
+    if (!at.direct()) copy(at.memory(t, b), from.memory + b * s.cells(), s.cells());
     copy(at.weights(t, b), from.read_weights + b * reading, reading);
     copy(at.weights(t, b) + reading, from.write_weights + b * writing, writing);
     copy(at.reads(t, b), from.reads + b * s.reads(), s.reads());
@@ -83,7 +88,7 @@ template <class T>
 void unload(const Slots<T>& at, Index t, Index b, const State<T>& to) {
     const Shape& s = at.s;
     const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
-    copy(to.memory + b * s.cells(), at.memory(t, b), s.cells());
+    if (!at.direct()) copy(to.memory + b * s.cells(), at.memory(t, b), s.cells());
     copy(to.read_weights + b * reading, at.weights(t, b), reading);
     copy(to.write_weights + b * writing, at.weights(t, b) + reading, writing);
     copy(to.reads + b * s.reads(), at.reads(t, b), s.reads());
@@ -172,7 +177,12 @@ void control_backward(const Shape& s, const T* tape, const T* last_output, const
 
 template <class T>
 void forward(const Shape& s, const Forward<T>& in) {
-    const Slots<T> at(s, in.workspace);
+    const FlushTinyNumbers flush;
+    Slots<T> at(s, in.workspace);
+    if (s.steps == 1 && !s.keep && !in.lengths && !in.resets) {
+        at.memories[0] = const_cast<T*>(in.begin.memory);
+        at.memories[1] = in.end.memory;
+    }
     const Workspace space(s);
     const Tape tape_at(s);
     const Index B = s.batch, D = s.features, H = s.hidden, G = s.gates(), P = s.emitted();
@@ -185,8 +195,9 @@ void forward(const Shape& s, const Forward<T>& in) {
         transpose(G, K, in.weight_rh, K, turned_rh);
         transpose(P, H, in.weight_heads, H, turned_heads);
     }
-    auto times = [many](Index n, Index depth, const T* A, const T* W, Index ldw, const T* turned, T* C, Index rows) {
-        many ? product(rows, n, depth, A, depth, turned, n, C, n) : product_transposed(rows, n, depth, A, depth, W, ldw, C, n);
+    // C += A W^T; `turned` is W^T.
+    auto times = [many, B](Index n, Index depth, const T* A, Index lda, const T* W, Index ldw, const T* turned, T* C) {
+        many ? product(B, n, depth, A, lda, turned, n, C, n) : product_transposed(B, n, depth, A, lda, W, ldw, C, n);
     };
     for (Index b = 0; b < B; ++b) load(at, 0, b, in.begin);
     for (Index t = 0; t < s.steps; ++t) {
@@ -194,12 +205,13 @@ void forward(const Shape& s, const Forward<T>& in) {
         for (Index b = 0; in.resets && b < B; ++b)
             if (in.resets[b * s.steps + t] && active(b)) load(at, t, b, in.start);
         for (Index b = 0; b < B; ++b) copy(gates + b * G, in.bias_x, G);
-        times(G, D, in.x + t * B * D, in.weight_x, D, turned_x, gates, B);
-        times(G, RM, at.reads(t, 0), in.weight_rh, K, turned_rh, gates, B);
-        if (s.recurrent()) {
-            T* into = s.controller == gru ? own : gates;
-            if (s.controller == gru) std::memset(own, 0, B * G * sizeof(T));
-            times(G, H, at.output(t, 0), in.weight_rh + RM, K, turned_rh + RM * G, into, B);
+        times(G, D, in.x + t * B * D, D, in.weight_x, D, turned_x, gates);
+        if (s.controller == gru) {  // its new gate needs the two products apart
+            std::memset(own, 0, B * G * sizeof(T));
+            times(G, RM, at.reads(t, 0), RM + H, in.weight_rh, K, turned_rh, gates);
+            times(G, H, at.output(t, 0), RM + H, in.weight_rh + RM, K, turned_rh + RM * G, own);
+        } else {
+            times(G, K, at.reads(t, 0), RM + H, in.weight_rh, K, turned_rh, gates);
         }
         for (Index b = 0; b < B; ++b) {
             copy(raw + b * P, in.bias_heads, P);
@@ -207,11 +219,10 @@ void forward(const Shape& s, const Forward<T>& in) {
                 control(s, gates + b * G, own + (s.controller == gru ? b * G : 0), at.output(t, b), at.cell(t, b),
                         at.tape(t, b), at.output(t + 1, b), at.cell(t + 1, b));
             } else if (s.keep) {  // weight gradients are products over all slots: what is never read must be finite
-                std::memset(at.output(t + 1, b), 0, H * sizeof(T));
-                std::memset(at.reads(t + 1, b), 0, RM * sizeof(T));
+                std::memset(at.reads(t + 1, b), 0, (RM + H) * sizeof(T));
             }
         }
-        times(P, H, at.output(t + 1, 0), in.weight_heads, H, turned_heads, raw, B);
+        times(P, H, at.output(t + 1, 0), RM + H, in.weight_heads, H, turned_heads, raw);
         for (Index b = 0; b < B; ++b) {
             T* y = in.y + (t * B + b) * (H + RM);
             if (!active(b)) {
@@ -245,12 +256,13 @@ void hand_over(T* from, T* to, Index n) {
 
 template <class T>
 void backward(const Shape& s, const Backward<T>& in) {
+    const FlushTinyNumbers flush;
     const Slots<T> at(s, in.workspace);
     const Workspace space(s);
     const Tape tape_at(s);
     const Index B = s.batch, H = s.hidden, G = s.gates(), P = s.emitted(), RM = s.reads(), K = RM + s.recurrent();
     const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
-    T* d_weights = in.workspace + space.joined;
+    T *d_weights = in.workspace + space.joined, *d_known = in.workspace + space.d_known;
     T* scratch = in.workspace + space.scratch;
     for (Index t = s.steps - 1; t >= 0; --t) {
         auto active = [&](Index b) { return !in.lengths || t < in.lengths[b]; };
@@ -287,8 +299,17 @@ void backward(const Shape& s, const Backward<T>& in) {
                 std::memset(d_own + b * G, 0, G * sizeof(T));
             }
         }
-        product(B, RM, G, d_gates, G, in.weight_rh, K, in.d.reads, RM);
-        if (s.recurrent()) product(B, H, G, d_own, G, in.weight_rh + RM, K, in.d.output, H);
+        if (s.controller == gru) {
+            product(B, RM, G, d_gates, G, in.weight_rh, K, in.d.reads, RM);
+            product(B, H, G, d_own, G, in.weight_rh + RM, K, in.d.output, H);
+        } else {
+            std::memset(d_known, 0, B * K * sizeof(T));
+            product(B, K, G, d_gates, G, in.weight_rh, K, d_known, K);
+            for (Index b = 0; b < B; ++b) {
+                for (Index i = 0; i < RM; ++i) in.d.reads[b * RM + i] += d_known[b * K + i];
+                for (Index i = 0; i < s.recurrent(); ++i) in.d.output[b * H + i] += d_known[b * K + RM + i];
+            }
+        }
         for (Index b = 0; in.resets && b < B; ++b) {
             if (!in.resets[b * s.steps + t] || !active(b)) continue;
             const State<T>&from = in.d, &to = in.d_start;
@@ -309,12 +330,13 @@ extern "C" {
 using recurra::Index;
 using recurra::Shape;
 
-// Numbers in the workspace; `offsets` gets where the outputs and the reads before each step stand in it.
-Index recurra_ntm_workspace(const Shape* s, Index* offsets) {
-    const recurra::Workspace space(*s);
-    offsets[0] = space.output;
-    offsets[1] = space.reads;
-    return space.size;
+// Numbers in the workspace; it begins with what each step knew, [T, B, R * M + H].
+Index recurra_ntm_workspace(const Shape* s) { return recurra::Workspace(*s).size; }
+
+// out[rows, n] = A[rows, depth] W[n, depth]^T + bias[n], for few rows.
+void recurra_linear_f32(Index rows, Index n, Index depth, const float* A, const float* W, const float* bias, float* out) {
+    for (Index r = 0; r < rows; ++r) recurra::copy(out + r * n, bias, n);
+    recurra::product_transposed(rows, n, depth, A, depth, W, depth, out, n);
 }
 
 void recurra_ntm_forward_f32(const Shape* s, const recurra::Forward<float>* in) { recurra::forward(*s, *in); }

@@ -66,6 +66,11 @@ class Rows(NamedTuple):
     """bool"""
 
 
+NOTHING = (None,) * (STATE_SIZE + 2)
+"""No state to start from anew, no lengths, no resets."""
+_Pointers = ctypes.c_void_p * (6 + 2 * STATE_SIZE + 2 + 2 + STATE_SIZE)
+
+
 class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("batch", "steps", *Sizes._fields, "keep")]
 
@@ -94,16 +99,56 @@ def run(sizes: Sizes, x_TBD: Tensor, weights: Weights, states: tuple[State, Stat
 
 
 def step(sizes: Sizes, x_BD: Tensor, weights: Weights, state: State) -> tuple[Tensor, State]:
-    """One step without gradients; written for latency: what a step costs beside the kernel is calls of Python."""
+    """One step without gradients. Written for latency: Python's share of a step would else be twice the kernel's."""
     batch, dtype = x_BD.shape[0], x_BD.dtype
-    shape = _shape(sizes, batch, 1, False)
     held = [x_BD, *weights, *state]
-    held = [t if t is None or t.is_contiguous() else t.contiguous() for t in held]
+    if not all(map(_ready, held)):
+        held = [t if t is None else t.contiguous() for t in held]
     y_BH = x_BD.new_empty(batch, sizes.hidden + sizes.read_heads * sizes.width)
-    end = [None if t is None else torch.empty_like(t) for t in state]
-    workspace = _workspace_of_thread(sizes, batch, dtype)
-    _call("forward", dtype, shape, [*held, *[None] * (STATE_SIZE + 2), workspace, y_BH, *end])
+    end = [None if t is None else torch.empty_like(t) for t in held[6:]]
+    shape, workspace = _prepared(sizes, batch, dtype)
+    pointers = _Pointers(*map(_address, held), *NOTHING, workspace, _address(y_BH), *map(_address, end))
+    _function("recurra_ntm_forward_" + SUFFIXES[dtype])(shape, pointers)
     return y_BH, tuple(end)
+
+
+class StepInPlace:
+    """Single steps in float32 on buffers that stay where they are, so that hardly anything but the kernel runs.
+
+    Args:
+        sizes: Of the machine.
+        state: The state's own memory, contiguous; every call reads and writes it.
+        outputs: Outputs of the layer behind the machine (K).
+    """
+
+    def __init__(self, sizes: Sizes, state: State, outputs: int) -> None:
+        memory = state[0]
+        assert memory is not None and all(map(_ready, state))
+        self._rows, self._outputs = memory.shape[0], outputs
+        self._depth = sizes.hidden + sizes.read_heads * sizes.width
+        shape = _shape(sizes, self._rows, 1, False)
+        self._shape = ctypes.byref(shape)
+        self._y = torch.empty(self._rows, self._depth)
+        self._out = torch.empty(self._rows, outputs)
+        self._held = (state, torch.empty(_workspace(shape)))
+        places = list(map(_address, state))
+        self._pointers = _Pointers(*[None] * 6, *places, *NOTHING, _address(self._held[1]), _address(self._y), *places)
+        self._machine, self._linear = _function("recurra_ntm_forward_f32"), _function("recurra_linear_f32")
+        self._linear_sizes = tuple(map(ctypes.c_int64, (self._rows, outputs, self._depth)))
+
+    def __call__(self, x_BD: Tensor, weights: Weights, head: Tensor | None, bias: Tensor | None) -> Tensor:
+        """The layer's outputs [B, K], overwritten by the next call."""
+        if x_BD.dtype != torch.float32 or not x_BD.is_contiguous():
+            x_BD = x_BD.float().contiguous()
+        pointers = self._pointers
+        pointers[0] = x_BD.data_ptr()
+        for place, tensor in enumerate(weights, 1):
+            pointers[place] = tensor.data_ptr()
+        self._machine(self._shape, pointers)
+        assert head is not None and bias is not None
+        ends = (self._y.data_ptr(), head.data_ptr(), bias.data_ptr(), self._out.data_ptr())
+        self._linear(*self._linear_sizes, *map(ctypes.c_void_p, ends))
+        return self._out
 
 
 class _Sequence(torch.autograd.Function):
@@ -128,7 +173,7 @@ def _forward(
     assert x_TBD is not None
     steps, batch = x_TBD.shape[:2]
     shape = _shape(sizes, batch, steps, keep)
-    lease = lend(_workspace(shape)[0], x_TBD.dtype)
+    lease = lend(_workspace(shape), x_TBD.dtype)
     y_TBH = x_TBD.new_empty(steps, batch, sizes.hidden + sizes.read_heads * sizes.width)
     end = [None if t is None else torch.empty_like(t) for t in held[6:12]]
     starts = [None] * STATE_SIZE if rows.reset_BT is None else held[12:]
@@ -153,22 +198,15 @@ def _backward(ctx: Any, d_y_TBH: Tensor, d_end: State) -> list[Tensor | None]:
     _call("backward", y_TBH.dtype, shape, [*held, *moving, *starts, d_gates, d_own, d_emitted])
 
     gates, own, emitted = d_gates.flatten(0, 1), d_own.flatten(0, 1), d_emitted.flatten(0, 1)
-    outputs, reads = _kept(shape, lease, gates.shape[0], sizes)
-    d_recurrent = gates.t() @ reads if outputs is None else torch.cat([gates.t() @ reads, own.t() @ outputs], 1)
+    reads_size = sizes.read_heads * sizes.width
+    known = lease.tensor[: len(gates) * (reads_size + sizes.hidden)].view(len(gates), -1)
+    d_recurrent = gates.t() @ known[:, : recurrent.shape[1]]
+    if sizes.controller == CONTROLLERS["gru"]:
+        d_recurrent[:, reads_size:] = own.t() @ known[:, reads_size:]
     d_x_TBD = (gates @ features).view_as(x_TBD) if ctx.needs_input_grad[2] else None
     d_features = gates.t() @ x_TBD.reshape(-1, sizes.features)
     d_heads = emitted.t() @ y_TBH.flatten(0, 1)[:, : sizes.hidden]
     return [d_x_TBD, d_features, gates.sum(0), d_recurrent, d_heads, emitted.sum(0), *carried, *starts]
-
-
-def _kept(shape: _Shape, lease: Lease, count: int, sizes: Sizes) -> tuple[Tensor | None, Tensor]:
-    """What each step was given: the last outputs [T * B, H] (None if the controller keeps none) and reads [T * B, R * M]."""
-    _, output_at, reads_at = _workspace(shape)
-    reads_size = sizes.read_heads * sizes.width
-    reads = lease.tensor[reads_at : reads_at + count * reads_size].view(count, reads_size)
-    if sizes.controller == CONTROLLERS["feed_forward"]:
-        return None, reads
-    return lease.tensor[output_at : output_at + count * sizes.hidden].view(count, sizes.hidden), reads
 
 
 @functools.lru_cache(maxsize=1024)
@@ -176,38 +214,47 @@ def _shape(sizes: Sizes, batch: int, steps: int, keep: bool) -> _Shape:
     return _Shape(batch, steps, *sizes, keep)
 
 
-def _workspace(shape: _Shape) -> tuple[int, int, int]:
-    """Numbers in the workspace, and where outputs and reads stand in it."""
-    offsets = (ctypes.c_int64 * 2)()
-    function = _function("recurra_ntm_workspace")
-    return function(ctypes.byref(shape), offsets), offsets[0], offsets[1]
+def _workspace(shape: _Shape) -> int:
+    """Numbers in the workspace."""
+    numbers: int = _function("recurra_ntm_workspace")(ctypes.byref(shape))
+    return numbers
 
 
-class _Workspaces(threading.local):
-    """One workspace of a step for each thread and shape: two threads may step one model at once."""
+class _Prepared(threading.local):
+    """Shape and workspace of a step, for each thread: two threads may step one model at once."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[Sizes, int, torch.dtype], Tensor] = {}
+        self.kept: dict[tuple[Sizes, int, torch.dtype], tuple[Any, int, Tensor]] = {}
 
 
-_workspaces = _Workspaces()
+_prepared_steps = _Prepared()
 
 
-def _workspace_of_thread(sizes: Sizes, batch: int, dtype: torch.dtype) -> Tensor:
+def _prepared(sizes: Sizes, batch: int, dtype: torch.dtype) -> tuple[Any, int]:
+    """Pointers to the shape of a step and to a workspace for it."""
+    kept = _prepared_steps.kept
     key = (sizes, batch, dtype)
-    workspace = _workspaces.kept.get(key)
-    if workspace is None:
-        if len(_workspaces.kept) >= 64:
-            _workspaces.kept.clear()
-        workspace = torch.empty(_workspace(_shape(sizes, batch, 1, False))[0], dtype=dtype)
-        _workspaces.kept[key] = workspace
-    return workspace
+    if key not in kept:
+        if len(kept) >= 64:
+            kept.clear()
+        shape = _shape(sizes, batch, 1, False)
+        workspace = torch.empty(_workspace(shape), dtype=dtype)
+        kept[key] = (ctypes.byref(shape), workspace.data_ptr(), workspace)
+    return kept[key][:2]
 
 
 def _call(name: str, dtype: torch.dtype, shape: _Shape, tensors: Sequence[Tensor | None]) -> None:
     """Tensors go as an array of pointers, which is what the kernel's structures are."""
-    pointers = (ctypes.c_void_p * len(tensors))(*[None if t is None else t.data_ptr() for t in tensors])
+    pointers = (ctypes.c_void_p * len(tensors))(*map(_address, tensors))
     _function(f"recurra_ntm_{name}_{SUFFIXES[dtype]}")(ctypes.byref(shape), pointers)
+
+
+def _ready(tensor: Tensor | None) -> bool:
+    return tensor is None or tensor.is_contiguous()
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 @functools.cache

@@ -122,10 +122,11 @@ template <class T>
 void read_and_write(const Shape& s, const T* p, const T* weights, const T* memory, T* reads, T* after) {
     const Emitted in(s);
     const Index N = s.rows, M = s.width, R = s.read_heads;
+    std::memset(reads, 0, R * M * sizeof(T));
+    product_transposed(R, M, N, weights, N, memory, N, reads, M);
     for (Index m = 0; m < M; ++m) {
         const T* row = memory + m * N;
         T* next = after + m * N;
-        for (Index r = 0; r < R; ++r) reads[r * M + m] = dot(weights + r * N, row, N);
         if (s.write_heads == 1) {
             const T *weight = weights + R * N, erased = p[in.erase + m], add = p[in.add + m];
 #pragma omp simd

@@ -68,9 +68,9 @@ struct Tape {
     }
 };
 
-// The whole workspace. Outputs and reads come first: the caller forms weight gradients from them.
+// The whole workspace. What each step knows comes first: the caller forms weight gradients from it.
 struct Workspace {
-    Index output, reads, cell, weights, memory, tape, gates, own, emitted, transposed, joined, scratch, size;
+    Index known, cell, weights, memory, tape, gates, own, emitted, transposed, joined, d_known, scratch, size;
 
     explicit Workspace(const Shape& s) {
         Index at = 0;
@@ -80,8 +80,7 @@ struct Workspace {
             return here;
         };
         const Index slots = s.slots() * s.batch;
-        output = take(slots * s.hidden);                           // h, [slots, B, H]
-        reads = take(slots * s.reads());                           // [slots, B, R * M]
+        known = take(slots * (s.reads() + s.hidden));              // [slots, B, R * M + H]: last reads, last output
         cell = take(s.controller == lstm ? slots * s.hidden : 0);
         weights = take(slots * s.heads() * s.rows);
         memory = take(slots * s.cells());                          // [slots, B, M, N]
@@ -91,6 +90,7 @@ struct Workspace {
         emitted = take(s.batch * s.emitted());
         transposed = take(s.many() ? s.gates() * (s.features + s.reads() + s.recurrent()) + s.emitted() * s.hidden : 0);
         joined = take(s.heads() * s.rows);                         // gradients of one row's weightings
+        d_known = take(s.keep ? s.batch * (s.reads() + s.recurrent()) : 0);
         scratch = take((8 + 4 * s.heads()) * s.rows + 4 * s.width * (s.heads() + 1));
         size = at;
     }

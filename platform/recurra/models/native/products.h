@@ -7,21 +7,22 @@ namespace recurra {
 
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64;
-#else
+#elif defined(__AVX__)
 constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
 #endif
 
-template <class T>
+template <class T, int bytes>
 struct Vector {
-    typedef T type __attribute__((vector_size(vector_bytes), aligned(alignof(T)), may_alias));
-    static constexpr int lanes = vector_bytes / sizeof(T);
+    typedef T type __attribute__((vector_size(bytes), aligned(alignof(T)), may_alias));
 };
 
 // C[rows, vectors * lanes] += A[rows, depth] B[depth, vectors * lanes], all of C in registers.
-template <class T, int rows, int vectors>
+template <class T, int bytes, int rows, int vectors>
 inline void block(Index depth, const T* A, Index lda, const T* B, Index ldb, T* C, Index ldc) {
-    using V = typename Vector<T>::type;
-    constexpr int lanes = Vector<T>::lanes;
+    using V = typename Vector<T, bytes>::type;
+    constexpr int lanes = bytes / sizeof(T);
     V acc[rows][vectors];
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vectors; ++v) acc[r][v] = *reinterpret_cast<const V*>(C + r * ldc + v * lanes);
@@ -36,22 +37,25 @@ inline void block(Index depth, const T* A, Index lda, const T* B, Index ldb, T* 
 }
 
 // Columns of one panel for all rows of A: the panel stays in the first-level cache.
-template <class T, int vectors>
+template <class T, int bytes, int vectors>
 inline void panel(Index m, Index depth, const T* A, Index lda, const T* B, Index ldb, T* C, Index ldc) {
     Index r = 0;
-    for (; r + 4 <= m; r += 4) block<T, 4, vectors>(depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc);
-    for (; r < m; ++r) block<T, 1, vectors>(depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc);
+    for (; r + 4 <= m; r += 4) block<T, bytes, 4, vectors>(depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc);
+    for (; r < m; ++r) block<T, bytes, 1, vectors>(depth, A + r * lda, lda, B, ldb, C + r * ldc, ldc);
 }
 
 // C[m, n] += A[m, depth] B[depth, n].
 template <class T>
 void product(Index m, Index n, Index depth, const T* A, Index lda, const T* B, Index ldb, T* C, Index ldc) {
-    constexpr int lanes = Vector<T>::lanes;
+    constexpr int bytes = vector_bytes, lanes = bytes / sizeof(T), few = 16 / sizeof(T);
     Index i = 0;
-    if (m < 4)  // 8 sums at once hide the latency of an addition
-        for (; i + 8 * lanes <= n; i += 8 * lanes) panel<T, 8>(m, depth, A, lda, B + i, ldb, C + i, ldc);
-    for (; i + 2 * lanes <= n; i += 2 * lanes) panel<T, 2>(m, depth, A, lda, B + i, ldb, C + i, ldc);
-    for (; i + lanes <= n; i += lanes) panel<T, 1>(m, depth, A, lda, B + i, ldb, C + i, ldc);
+    if (m < 4) {  // 8 sums at once hide the latency of an addition
+        for (; i + 8 * lanes <= n; i += 8 * lanes) panel<T, bytes, 8>(m, depth, A, lda, B + i, ldb, C + i, ldc);
+        for (; i + 4 * lanes <= n; i += 4 * lanes) panel<T, bytes, 4>(m, depth, A, lda, B + i, ldb, C + i, ldc);
+    }
+    for (; i + 2 * lanes <= n; i += 2 * lanes) panel<T, bytes, 2>(m, depth, A, lda, B + i, ldb, C + i, ldc);
+    for (; i + lanes <= n; i += lanes) panel<T, bytes, 1>(m, depth, A, lda, B + i, ldb, C + i, ldc);
+    for (; i + few <= n; i += few) panel<T, 16, 1>(m, depth, A, lda, B + i, ldb, C + i, ldc);
     if (i == n) return;
     for (Index r = 0; r < m; ++r)
         for (Index k = 0; k < depth; ++k)
