@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Callable
 from threading import Lock
 
 import numpy as np
@@ -57,28 +58,33 @@ class LengthIndex:
         return self._read_slice(segment, first, stop, start)
 
     def _read_whole(self, segment: Segment) -> NDArray[np.uint32]:
-        data = self._read(segment, 0, None)
-        if hashlib.sha256(data).hexdigest() != segment.lengths_sha256:
-            raise IntegrityError(
-                f"{self._url}/{segment.lengths_key} was altered: its SHA-256 is not the manifest's. Restore it."
-            )
-        return np.frombuffer(data, segment.lengths_dtype).astype(np.uint32)
+        def intact(data: bytes) -> bool:
+            return hashlib.sha256(data).hexdigest() == segment.lengths_sha256
+
+        return self._read(segment, (0, None), intact, "its SHA-256 is not the manifest's")
 
     def _read_slice(self, segment: Segment, first: int, stop: int, start: int) -> NDArray[np.uint32]:
         size = np.dtype(segment.lengths_dtype).itemsize
-        counts = self._blocks["sequences"][first:stop]
-        total = int(counts.sum())
-        data = self._read(segment, start * size, total * size)
-        ends = np.cumsum(counts) * size
-        for block, low, high in zip(range(first, stop), ends - counts * size, ends, strict=True):
-            if zlib.crc32(data[low:high]) != self._blocks["lengths_crc32"][block]:
-                raise IntegrityError(
-                    f"{self._url}/{segment.lengths_key} was altered where it describes block {block}. Restore it."
-                )
-        return np.frombuffer(data, segment.lengths_dtype).astype(np.uint32)
+        table = self._blocks[first:stop]
+        ends = (np.cumsum(table["sequences"]) * size).tolist()
+        checks = list(zip([0, *ends[:-1]], ends, table["lengths_crc32"].tolist(), strict=True))
 
-    def _read(self, segment: Segment, start: int, length: int | None) -> bytes:
+        def intact(data: bytes) -> bool:
+            return all(zlib.crc32(data[low:high]) == crc32 for low, high, crc32 in checks)
+
+        return self._read(segment, (start * size, ends[-1]), intact, f"blocks {first} to {stop - 1} have other lengths")
+
+    def _read(
+        self, segment: Segment, span: tuple[int, int | None], intact: Callable[[bytes], bool], problem: str
+    ) -> NDArray[np.uint32]:
+        """Checked lengths; what was damaged on the way is fetched once more."""
+        store = open_store(self._url)
         try:
-            return open_store(self._url).read(segment.lengths_key, start, length)
+            data = store.read(segment.lengths_key, *span)
+            if not intact(data):
+                data = store.read(segment.lengths_key, *span)
         except NotFoundError as exc:
             raise gone(self._url, segment.lengths_key) from exc
+        if not intact(data):
+            raise IntegrityError(f"{self._url}/{segment.lengths_key} was altered: {problem}. Restore it.")
+        return np.frombuffer(data, segment.lengths_dtype).astype(np.uint32)

@@ -179,7 +179,10 @@ def read_manifest(store: Store, version: int | None = None) -> Manifest:
             f"{store.url} holds no committed dataset. Check the address, or write it with 'recurra data write'."
         )
     key = manifest_key(number)
-    return Manifest.from_bytes(store.read(key), f"{store.url}/{key}")
+    try:
+        return Manifest.from_bytes(store.read(key), f"{store.url}/{key}")
+    except IntegrityError:  # what was damaged on the way is fetched once more
+        return Manifest.from_bytes(store.read(key), f"{store.url}/{key}")
 
 
 def commit(

@@ -20,6 +20,7 @@ _FACTOR = 3.0
 _UNKNOWN_S = 2.0
 """Taken for the slowest while no request has ended yet."""
 _TIMES = 32
+_MAX_ATTEMPTS = 4
 
 Then = Callable[[int, Rows], Rows]
 
@@ -37,7 +38,7 @@ class BlockReader:
         self._under_way: dict[int, _Job] = {}
         self._times: deque[float] = deque(maxlen=_TIMES)
         self.hedged = 0
-        """Requests that were made a second time."""
+        """Requests that were made again."""
 
     def submit(
         self, blocks: Sequence[int], then: Then | None = None, next_use: NextUse = never
@@ -58,15 +59,22 @@ class BlockReader:
         return futures
 
     def hedge(self, block: int) -> None:
-        """Ask a second time for a block that has been under way much longer than others took; the first answer counts."""
+        """Ask again for a block that has been under way much longer than others took; the first answer counts.
+
+        The thread that asks again takes the place of the one that is stuck, which ends with its request.
+        """
         with self._lock:
             job = self._under_way.get(block)
             patience_s = max(_HEDGE_S, _FACTOR * max(self._times, default=_UNKNOWN_S))
-            if job is None or job.attempts > 1 or time.monotonic() - job.started_s < patience_s:
+            late = job is not None and time.monotonic() - job.started_s >= patience_s
+            if job is None or not late or job.made == _MAX_ATTEMPTS or job.futures[block].done():
                 return
+            job.started_s = time.monotonic()
+            job.made += 1
             job.attempts += 1
             self.hedged += 1
-        Thread(target=job.run, name="recurra-read-again", daemon=True).start()
+            if not self._closed:
+                Thread(target=_work, args=(self, self._jobs, job), name="recurra-read-again", daemon=True).start()
 
     def close(self) -> None:
         """End the threads once they are done with what they are at; what waits, and what comes later, is cancelled."""
@@ -84,14 +92,15 @@ class BlockReader:
     def begin(self, job: _Job) -> None:
         """Note that a job is under way; its thread says so."""
         with self._lock:
-            job.started_s, job.attempts = time.monotonic(), 1
+            job.started_s, job.attempts, job.made = time.monotonic(), 1, 1
             self._under_way.update(dict.fromkeys(job.futures, job))
 
     def end(self, job: _Job) -> bool:
         """Note that one attempt at a job has ended; False while another one is still at it."""
         with self._lock:
             job.attempts -= 1
-            self._times.append(time.monotonic() - job.started_s)
+            if job.made == 1:
+                self._times.append(time.monotonic() - job.started_s)
             for block in job.futures:
                 if self._under_way.get(block) is job:
                     del self._under_way[block]
@@ -120,6 +129,9 @@ class _Job:
         self._next_use = next_use
         self.started_s = 0.0
         self.attempts = 0
+        """Under way now."""
+        self.made = 0
+        """Begun so far."""
 
     def run(self) -> None:
         """One attempt; an error counts only if no other attempt is left to succeed."""
@@ -142,7 +154,12 @@ class _Job:
             future.cancel()
 
 
-def _work(reader: BlockReader, jobs: SimpleQueue[_Job | None]) -> None:
-    while (job := jobs.get()) is not None:
-        reader.begin(job)
+def _work(reader: BlockReader, jobs: SimpleQueue[_Job | None], again: _Job | None = None) -> None:
+    """Run jobs until the reader closes; `again` is one that another thread is stuck with."""
+    while (job := again or jobs.get()) is not None:
+        if again is None:
+            reader.begin(job)
+        again, attempt = None, job.made
         job.run()
+        if job.made > attempt:  # another thread has taken over
+            return

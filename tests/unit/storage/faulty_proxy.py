@@ -25,6 +25,8 @@ class Fault:
     """Send that many bytes of the body, then close the connection."""
     stalled: bool = False
     """Ask the server, but say nothing until the test has ended."""
+    flipped: bool = False
+    """Turn one bit of the body."""
     approved: bool = False
     """Answer 200 where the server said 412, as one does that ignores `If-None-Match`."""
 
@@ -89,6 +91,8 @@ def handler_for(proxy: FaultyProxy) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return None
             kept = [(name, value) for name, value in answer.getheaders() if name.lower() != "transfer-encoding"]
+            if fault.flipped and content:
+                content = content[:-1] + bytes([content[-1] ^ 1])
             if fault.approved and answer.status == 412:
                 return self.reply(200, [("ETag", '"0"')], b"")
             return self.reply(answer.status, kept, content, fault.cut_after)
