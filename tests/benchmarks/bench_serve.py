@@ -82,7 +82,7 @@ PEER_LIST = (
     Peer("litserve", ("litserve==0.2.19",), ("litserve_app.py",), "/health", '{"tokens": TOKENS}'),
     Peer(
         "bentoml",
-        ("bentoml==1.4.40",),
+        ("bentoml==1.4.39",),
         ("-m", "bentoml", "serve", "bentoml_app:Service", "--port"),
         "/readyz",
         '{"tokens": [TOKENS]}',

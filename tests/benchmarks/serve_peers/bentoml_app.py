@@ -8,7 +8,7 @@ import torch
 from classifier import load
 
 
-@bentoml.service(workers=1, traffic={"timeout": 60, "max_concurrency": 1024})
+@bentoml.service(workers=1, traffic={"timeout": 60, "max_concurrency": 1024}, logging={"access": {"enabled": False}})
 class Service:
     def __init__(self) -> None:
         self.model = load()

@@ -32,5 +32,10 @@ def health() -> dict[str, bool]:
 if __name__ == "__main__":
     workers = int(os.environ.get("BENCH_WORKERS", "1"))
     uvicorn.run(
-        "fastapi_app:app", port=int(os.environ["BENCH_PORT"]), workers=workers, log_level="warning", access_log=False
+        "fastapi_app:app",
+        port=int(os.environ["BENCH_PORT"]),
+        workers=workers,
+        log_level="warning",
+        access_log=False,
+        timeout_worker_healthcheck=60,  # a worker that imports torch on a busy machine would be killed after 5 s
     )
