@@ -101,7 +101,7 @@ def undisturbed(driver, make_run) -> TrainRun:
     return run
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_run_whose_worker_is_killed_finishes_by_itself_and_exactly(undisturbed, make_run, witness_dir):
     """SIGKILL in mid-epoch, and between two checkpoints: no sequence skipped or repeated, the same weights and log."""
     run = make_run("killed")
@@ -131,7 +131,7 @@ def test_the_best_checkpoint_is_published(undisturbed, base_url):
     assert loaded.bundle.lineage["run"] in ("undisturbed", "killed")
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 def test_an_error_that_comes_again_is_told_once(driver, make_run):
     """Trying again does not cure a run that diverges: the user gets our error, not Ray's."""
     run = make_run("wrong", callbacks=["training_witness:Wrong"])

@@ -144,8 +144,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the committed checkpoints, ascending."""
-        keys = (info.key.split("/") for info in self._store.list())
-        return sorted(int(parts[0]) for parts in keys if len(parts) == 2 and parts[1] == _MANIFEST)
+        return _committed([info.key for info in self._store.list()])
 
     def load_newest(self) -> Loaded | None:
         """The newest checkpoint whose bytes are what was written; None when there is none."""
@@ -173,15 +172,19 @@ class Checkpoints:
         return Loaded(step, manifest.progress, tensors, own)
 
     def prune(self, keep: int, best: int | None) -> None:
-        """Delete all but the newest `keep` checkpoints and the best one; rank 0 alone does it."""
+        """Delete all but the newest `keep` checkpoints and the best one, and what was never committed before them.
+
+        Rank 0 alone does it.
+        """
         if self._ranks.rank:
             return
-        for step in self.steps()[:-keep]:
-            if step != best:
-                # The manifest goes first: a checkpoint without some of its files must not exist.
-                self._store.delete(f"{step:08d}/{_MANIFEST}")
-                for info in list(self._store.list(f"{step:08d}/")):
-                    self._store.delete(info.key)
+        keys = [info.key for info in self._store.list()]
+        committed = _committed(keys)
+        kept = {*committed[-keep:], best}
+        gone = [key for key in keys if _step_of(key) not in kept and _step_of(key) < max(committed, default=0)]
+        # Manifests go first: a checkpoint without some of its files must not exist.
+        for key in sorted(gone, key=lambda key: not key.endswith(_MANIFEST)):
+            self._store.delete(key)
 
     def _commit(self, manifest: Manifest) -> None:
         key = f"{manifest.step:08d}/{_MANIFEST}"
@@ -228,6 +231,15 @@ def _share(tensors: dict[str, Tensor], ranks: Ranks) -> dict[str, Tensor]:
         if rank == ranks.rank:
             share[name] = value
     return share
+
+
+def _committed(keys: list[str]) -> list[int]:
+    """Steps that have a manifest, ascending."""
+    return sorted(_step_of(key) for key in keys if key.endswith(f"/{_MANIFEST}"))
+
+
+def _step_of(key: str) -> int:
+    return int(key.partition("/")[0])
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -49,14 +50,18 @@ class Trainer:
     """Step and outcome of the last evaluation over all evaluation data in this attempt."""
     resumed_from: int | None = None
     """Step of the checkpoint that this attempt began with."""
+    restore_s: float = 0.0
+    """Seconds that looking for it and reading it took."""
 
     def restore(self) -> None:
         """Go to where the newest undamaged checkpoint was written, if there is one."""
+        start_s = time.perf_counter()
         if loaded := self.checkpoints.load_newest():
             self._apply(loaded)
             self.resumed_from = loaded.step
             if self.progress.position is not None:
                 self.train.restore(self.progress.position)
+        self.restore_s = time.perf_counter() - start_s
 
     def batches(self) -> Iterator[Batch]:
         """This rank's rows of the batches that are still to come."""

@@ -132,9 +132,11 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Ranks]
     """`on_ranks(3, work)` calls `work(ranks)` on three ranks and gives their results."""
     build, lock = TrainRun.build, threading.Lock()
 
-    def build_alone(run: TrainRun, *arguments: Any) -> Trainer:
+    def build_alone(run: TrainRun, ranks: Ranks, *arguments: Any) -> Trainer:
         with lock:  # threads, unlike processes, share torch's generator, which draws the first weights
-            return build(run, *arguments)
+            trainer = build(run, ranks, *arguments)
+        ranks.gather(None)  # nor may one seed it for its first update while another still builds
+        return trainer
 
     monkeypatch.setattr(TrainRun, "build", build_alone)
     return lambda size, work: ThreadGroup(size).run(work)

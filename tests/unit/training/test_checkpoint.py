@@ -142,6 +142,19 @@ def test_the_newest_and_the_best_are_kept(make, tmp_path):
     }
 
 
+def test_files_that_were_never_committed_are_swept_away(make, tmp_path):
+    """A process that is killed while it saves leaves files behind; those of a save that is going on are spared."""
+    for step in (1, 2, 9):
+        make().save(step, {}, TENSORS, {})
+    for step in (2, 9):
+        files_of(tmp_path, step)[0].with_name("manifest.json").unlink()
+    make().save(4, {}, TENSORS, {})
+    make().prune(keep=2, best=None)
+
+    assert make().steps() == [1, 4]
+    assert [len(files_of(tmp_path, step)) for step in (1, 2, 4, 9)] == [1, 0, 1, 1]
+
+
 def test_a_checkpoint_that_is_asked_for_by_step_must_be_whole(make, tmp_path):
     """Publishing takes the best one: there is no other to fall back to."""
     make().save(10, {}, TENSORS, {})

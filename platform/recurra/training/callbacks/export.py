@@ -45,6 +45,10 @@ class ExportMetrics(Callback):
             self._metrics.counter("recurra_train_steps_skipped_total", reason="not_finite")
             for cause in ("failure", "preemption", "resize"):
                 self._metrics.counter("recurra_train_restarts_total", cause=cause)
+            if trainer.resumed_from is not None:
+                self._metrics.histogram("recurra_train_checkpoint_seconds", operation="restore").observe(
+                    trainer.restore_s
+                )
             if self._cause is not None:
                 self._metrics.counter("recurra_train_restarts_total", cause=self._cause).inc()
 

@@ -71,6 +71,7 @@ def test_prometheus_sees_the_run(make_trainer, step, batch, clock):
     """Every name is one of telemetry's table; counters count this rank's own data."""
     metrics = Metrics(run="a")
     trainer = make_trainer(steps=10)
+    trainer.resumed_from, trainer.restore_s = 0, 0.5
     callback = ExportMetrics(metrics, cause="failure", clock=clock)
     callback.started(trainer)
     for norm in (0.5, 2.0, float("nan")):
@@ -93,6 +94,7 @@ def test_prometheus_sees_the_run(make_trainer, step, batch, clock):
     assert value("padding_ratio") == pytest.approx(0.2)
     assert value("restarts_total", "failure") == value("steps_skipped_total", "not_finite") == 1.0
     assert value("gradients_clipped_total") == 1.0
+    assert snapshot["recurra_train_checkpoint_seconds"].series[("a", "restore")][-1] == pytest.approx(0.5)
     assert value("metric", "eval", "accuracy") == 0.7
     assert value("gradient_norm", "head.bias") == 0.25
     assert snapshot["recurra_train_evaluation_seconds"].series[("a",)][-1] == pytest.approx(2.0)
