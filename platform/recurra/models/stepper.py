@@ -28,15 +28,15 @@ class Stepper(ABC):
 
     @abstractmethod
     def step(self, inputs_B: Tensor) -> Tensor:
-        """As `SequenceModel.step`, without gradients; the output [B, K] is overwritten by the next step."""
+        """As `SequenceModel.step`, without gradients; the output [B, K] is overwritten by the next step.
+
+        Raises:
+            ModelError: The model cannot step.
+        """
 
 
 def build_stepper(model: SequenceModel, batch: int) -> Stepper:
-    """The fastest stepper for the model in eval mode, at the start of `batch` sequences; weights are read at each step.
-
-    Raises:
-        ModelError: The model cannot step.
-    """
+    """The fastest stepper for the model in eval mode, at the start of `batch` sequences; weights are read at each step."""
     core = model.core
     plain = model.pooling is None and model.shape.input == "features" and isinstance(model.head, torch.nn.Linear)
     if isinstance(core, NtmCore) and plain and backend() != "eager":
