@@ -83,6 +83,7 @@ def build_asgi(
             try:
                 yield
             finally:
+                await service.drain(service.config.shutdown_s)
                 if tending is not None:
                     tending.cancel()
                 if sessions is not None:

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from recurra.errors import RequestError
@@ -187,7 +188,7 @@ class Service:
         return {
             "id": served.name,
             "object": "model",
-            "created": 0,
+            "created": int(datetime.fromisoformat(served.created).timestamp()) if served.created else 0,
             "owned_by": "recurra",
             "digest": served.digest,
             "published": served.created,

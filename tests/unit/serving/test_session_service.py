@@ -59,6 +59,18 @@ def test_a_session_says_after_its_parts_what_the_whole_says(pair):
         assert same(answer["output"], whole(pair[0], text[:end]))
 
 
+@pytest.mark.parametrize("cell", ["rnn", "gru", "ntm"])
+def test_every_cell_has_sessions(serve, store, cell):
+    """Nothing in serving knows the cell: an NTM's memory travels through the store like any state."""
+    shared = store.child(f"cell-{cell}")
+    one, other = (serve(language_service(shared, cell=cell)) for _ in range(2))
+    id = new(one, input={"prompt": "ab"})["id"]
+    step(other, id, input={"text": "c"}, step=3)
+    answer = step(one, id, input={"text": "de"}, step=4)
+
+    assert same(answer["output"], whole(one, "abcde"))
+
+
 def test_a_session_may_start_with_an_input(pair):
     """A prompt and its first answer in one request."""
     session = new(pair[0], input={"prompt": "import"})
