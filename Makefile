@@ -14,6 +14,8 @@ TORCH_INDEX ?=
 COVERAGE_FLOOR := 80
 PYTEST_ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+# pip compiles on one core; without bytecode Ray's first start is so slow that it gives up.
+COMPILE = $(BIN)/python -m compileall -q -j 0 -x '/tests?/|/testing/' $(VENV)/lib >/dev/null || true
 
 help:
 	@echo "make demo    the whole road: data -> S3 -> training -> registry -> HTTP -> metrics (KEEP=1: go on serving)"
@@ -25,7 +27,7 @@ help:
 
 setup: $(STAMP)
 
-# What the demo needs; the tests' tools come on top of it. Bytecode is compiled when a module is first imported.
+# What the demo needs; the tests' tools come on top of it.
 $(DEMO_STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No python3 is on PATH. Install Python 3.11, or run: make PYTHON=/path/to/python3.11"; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -35,11 +37,13 @@ $(DEMO_STAMP): pyproject.toml constraints.txt
 	@echo "installing packages into $(VENV): a minute or two, longer the first time"
 	@$(PIP) install --no-compile --root-user-action=ignore -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch setuptools
 	@$(PIP) install --no-compile --root-user-action=ignore -c constraints.txt --no-build-isolation -e '.[demo]'
+	@$(COMPILE)
 	@touch $@
 
 $(STAMP): $(DEMO_STAMP)
 	@echo "installing what the tests need"
 	@$(PIP) install --no-compile --root-user-action=ignore -c constraints.txt --no-build-isolation -e '.[demo,test]'
+	@$(COMPILE)
 	@touch $@
 
 demo: $(DEMO_STAMP)

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -111,7 +111,7 @@ class LocalCluster:
         return self.directory / "ray-head.log"
 
     def start(self, http_port: int | None = None) -> Self:
-        """Start the head node and wait until it takes jobs.
+        """Start the head node and wait until it takes jobs; tried twice, since Ray gives up on a busy machine after 30 s.
 
         Args:
             http_port: Port for Ray Serve's ingress; None = a free one.
@@ -122,11 +122,17 @@ class LocalCluster:
         if LocalCluster.find(self.directory):
             raise ClusterError(f"A Ray cluster already runs in {self.directory}. Use it, or stop it: 'recurra down'.")
         self.directory.mkdir(parents=True, exist_ok=True)
-        ports = ClusterPorts.choose(http_port)
+        try:
+            self._start_head(ClusterPorts.choose(http_port))
+        except ClusterError:
+            self._start_head(ClusterPorts.choose(http_port))
+        return self
+
+    def _start_head(self, ports: ClusterPorts) -> None:
         record = ClusterRecord(secrets.token_hex(8), 0, "", _short_temp_dir(), ports)
         self._record = record
         process = self._spawn(_head_arguments(record, self.options.num_cpus), self.log_file, ports.environment())
-        self._record = ClusterRecord(record.token, process.pid, "", record.temp_dir, ports)
+        self._record = replace(record, pid=process.pid)
         try:
             self._write_record()
             if self.options.ends_with_us:
@@ -136,7 +142,6 @@ class LocalCluster:
             self.stop()
             raise
         self._write_record()
-        return self
 
     def add_node(self, num_cpus: int = 1, resources: Mapping[str, float] | None = None) -> int:
         """Start a second Ray node on this machine, for tests of node loss; its pid, to kill it by.
@@ -193,6 +198,7 @@ class LocalCluster:
         self._children.clear()
         if self._guard is not None:
             self._guard.close()
+            self._guard = None
         shutil.rmtree(record.temp_dir, ignore_errors=True)
         self._record_file.unlink(missing_ok=True)
         self._record = None
@@ -256,7 +262,7 @@ class LocalCluster:
                 host = address.rpartition(":")[0]
                 agent_url = f"http://{host}:{record.ports.agent}/api/local_raylet_healthz"
                 if url_answers(f"{self.dashboard_url}/api/version") and url_answers(agent_url):
-                    self._record = ClusterRecord(record.token, record.pid, address, record.temp_dir, record.ports)
+                    self._record = replace(record, address=address)
                     return
             time.sleep(0.1)
 
