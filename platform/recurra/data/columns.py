@@ -120,14 +120,14 @@ def build_block(schema: SequenceSchema, rows: Sequence[Mapping[str, Any]]) -> pa
         values = [row[column.name] for row in rows]
         kind = arrow.field(column.name).type
         if column.dtype == "string":
-            arrays.append(pa.array(values, kind))
+            encoded = [value.encode() for value in values]
+            arrays.append(pa.StringArray.from_buffers(len(values), _offsets(encoded), pa.py_buffer(b"".join(encoded))))
         elif column.axis == "sequence":
             arrays.append(_flat_array(np.stack(values), kind))
         else:
-            offsets = np.zeros(len(values) + 1, np.int32)
-            np.cumsum([len(value) for value in values], out=offsets[1:])
+            starts = pa.Array.from_buffers(pa.int32(), len(values) + 1, [None, _offsets(values)])
             inner = _flat_array(np.concatenate(values), kind.value_type)
-            arrays.append(pa.ListArray.from_arrays(pa.array(offsets), inner, type=kind))
+            arrays.append(pa.ListArray.from_arrays(starts, inner, type=kind))
     return pa.record_batch(arrays, schema=arrow)
 
 
@@ -146,7 +146,7 @@ def decode_block(schema: SequenceSchema, arrow: pa.Schema, data: bytes | memoryv
     offsets: NDArray[np.int32] | None = None
     for column, array in zip(schema.columns, batch.columns, strict=True):
         if column.axis == "time":
-            here = array.offsets.to_numpy()
+            here = _numbers(array.offsets, np.dtype(np.int32))
             if offsets is not None and not np.array_equal(here, offsets):
                 raise IntegrityError(f"Column '{column.name}' has other lengths than its neighbours in one block.")
             offsets = here
@@ -213,13 +213,27 @@ def _seen(array: Array) -> str:
     return "nothing (None)" if odd is None else repr(odd)
 
 
+def _offsets(values: Sequence[Array | bytes]) -> pa.Buffer:
+    """Where each value starts, and where the last ends."""
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    return pa.py_buffer(offsets)
+
+
 def _flat_array(values: Array, kind: pa.DataType) -> pa.Array:
+    """Numbers as an Arrow array of the same memory; `pa.array` would do, but imports pandas (half a second) to look."""
     if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), kind.value_type), type=kind)
-    return pa.array(values, kind)
+        return pa.FixedSizeListArray.from_arrays(_flat_array(values.reshape(-1), kind.value_type), type=kind)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
 def _flat_view(column: Column, array: pa.Array) -> Array:
+    dtype = np.dtype(column.dtype)
     if column.width is None:
-        return np.asarray(array.to_numpy())
-    return np.asarray(array.values.to_numpy()).reshape(-1, column.width)
+        return _numbers(array, dtype)
+    return _numbers(array.values, dtype).reshape(-1, column.width)
+
+
+def _numbers(array: pa.Array, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A view of an Arrow array without nulls; `to_numpy` would import pandas first."""
+    return np.frombuffer(array.buffers()[1], dtype)[array.offset : array.offset + len(array)]

@@ -196,7 +196,8 @@ def _pick(parts: list[Any], rows: Ints, column: Column) -> NDArray[Any]:
     if column.dtype == "string":
         if not parts:
             return np.zeros(0, object)
-        return np.asarray(pa.concat_arrays(parts).take(pa.array(rows)).to_numpy(zero_copy_only=False), object)
+        texts = pa.concat_arrays(parts).take(pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)]))
+        return np.array([*texts.to_pylist(), None], object)[:-1]
     width = () if column.width is None else (column.width,)
     return np.concatenate([*parts, np.zeros((0, *width), column.dtype)])[rows]
 

@@ -51,6 +51,7 @@ class Prefetcher:
         self._stopping = Event()
         self._held: dict[tuple[int, int], _Held] = {}
         self._held_bytes = 0
+        self._delivered = False
         self._uses: tuple[int, NDArray[np.float64]] | None = None
         self._pid = os.getpid()
 
@@ -86,6 +87,7 @@ class Prefetcher:
             self._reader.source.expect(partial(self._use, epoch))
             for assembled in self._assembled(chunks):
                 self._put(assembled)
+                self._delivered = True
             self._put(None)
         except _StoppedError:
             pass
@@ -106,7 +108,11 @@ class Prefetcher:
                 yield self._assemble(ahead.popleft())
 
     def _wants_more(self, ahead: deque[_Planned]) -> bool:
-        if not ahead or (len(ahead) < _MIN_AHEAD and self._held_bytes < self._budget):
+        if not ahead:
+            return True
+        if not self._delivered:  # nothing competes with the first batch, which somebody waits for
+            return False
+        if len(ahead) < _MIN_AHEAD and self._held_bytes < self._budget:
             return True
         same_epoch = ahead[0].chunk.epoch == ahead[-1].chunk.epoch
         return same_epoch and len(ahead) < _MAX_AHEAD and self._held_bytes < self._budget
