@@ -14,8 +14,9 @@ TORCH_INDEX ?=
 COVERAGE_FLOOR := 80
 PYTEST_ARGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
-# pip compiles on one core; without bytecode Ray's first start is so slow that it gives up.
-COMPILE = $(BIN)/python -m compileall -q -j 0 -x '/tests?/|/testing/' $(VENV)/lib >/dev/null || true
+# pip compiles everything on one core; without any bytecode Ray's first start is so slow that it gives up.
+RARELY := /tests?/|/testing/|/rllib/|/ray/llm/|/_inductor/|/_dynamo/|/torch/(ao|onnx)/|/torchgen/|/(sympy|pandas|networkx|pip|pygments)/
+COMPILE = $(BIN)/python -m compileall -q -j 0 -x '$(RARELY)' $(VENV)/lib >/dev/null || true
 
 help:
 	@echo "make demo    the whole road: data -> S3 -> training -> registry -> HTTP -> metrics (KEEP=1: go on serving)"
