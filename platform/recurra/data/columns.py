@@ -60,9 +60,6 @@ def check_example(schema: SequenceSchema, example: Mapping[str, Any], row: int) 
     Raises:
         DataError: A column is missing or unknown, has no step, another shape or another length than its neighbours.
     """
-    if unknown := sorted(set(example) - {column.name for column in schema.columns}):
-        known = ", ".join(column.name for column in schema.columns)
-        raise DataError(f"Row {row} has a field '{unknown[0]}' that the schema lacks. Its columns are: {known}.")
     checked: dict[str, Any] = {}
     lengths: dict[str, int] = {}
     for column in schema.columns:
@@ -76,12 +73,17 @@ def check_example(schema: SequenceSchema, example: Mapping[str, Any], row: int) 
         if column.axis == "time":
             lengths[column.name] = len(array)
         checked[column.name] = array
+    if len(example) != len(checked):
+        unknown = sorted(set(example) - set(checked))
+        raise DataError(
+            f"Row {row} has a field '{unknown[0]}' that the schema lacks. Its columns are: {', '.join(checked)}."
+        )
     _check_lengths(lengths, row)
     return checked
 
 
 def convert(column: Column, array: Array, row: int, limit: int | None = None) -> Array:
-    """The values in the column's own type.
+    """A copy of the values in the column's own type.
 
     Raises:
         DataError: A value is missing, not finite, not a whole number, or outside the type's range or below `limit`.
@@ -91,7 +93,7 @@ def convert(column: Column, array: Array, row: int, limit: int | None = None) ->
         raise DataError(f"Row {row}, column '{column.name}' holds {_seen(array)} where numbers belong. Leave none out.")
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            values = array.astype(dtype, copy=False)
+            values = array.astype(dtype)
         if not np.isfinite(values).all():
             raise DataError(
                 f"Row {row}, column '{column.name}' has NaN, infinity or a number beyond float32"
@@ -100,16 +102,18 @@ def convert(column: Column, array: Array, row: int, limit: int | None = None) ->
         return values
     if array.dtype.kind == "f":
         raise DataError(f"Row {row}, column '{column.name}' holds fractions but is {column.dtype}. Declare it float32.")
+    if array.dtype == dtype and (limit is None or not array.size or (dtype.kind == "u" and array.max() < limit)):
+        return array.copy()
     if array.size:
         low, high = int(array.min()), int(array.max())
-        top = np.iinfo(dtype).max if limit is None else min(np.iinfo(dtype).max, limit - 1)
-        bottom = np.iinfo(dtype).min if limit is None else 0
+        bounds = np.iinfo(dtype)
+        bottom, top = (int(bounds.min), int(bounds.max)) if limit is None else (0, min(int(bounds.max), limit - 1))
         if low < bottom or high > top:
             raise DataError(
                 f"Row {row}, column '{column.name}' holds {high if high > top else low}, outside {bottom} to {top}"
                 f"{'' if limit is None else ', the range of its vocabulary'}. Correct the value or widen the column."
             )
-    return array.astype(dtype, copy=False)
+    return array.astype(dtype)
 
 
 def build_block(schema: SequenceSchema, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:

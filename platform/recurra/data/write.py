@@ -47,6 +47,8 @@ class ShardWriter:
             )
         self._store = store
         self._schema = schema
+        self._clock = schema.time_columns[0].name
+        """A column that tells a row's steps."""
         self._limits = value_limits(metadata)
         self._shard_bytes = shard_bytes
         self._block_bytes = block_bytes
@@ -67,7 +69,7 @@ class ShardWriter:
                 Nothing of the example was taken.
         """
         arrays = check_example(self._schema, example, self.sequences)
-        length = len(arrays[self._schema.time_columns[0].name])
+        length = len(arrays[self._clock])
         if length <= self._steps_per_block:
             self._add_row(self._convert(arrays, 0, length))
         else:
@@ -134,8 +136,7 @@ class ShardWriter:
         end = self._sink.tell()
         # The file's schema message is written along with the first batch, so its size is only known from behind.
         size = end - self._blocks[-1][0] - self._blocks[-1][1] if self._blocks else len(batch.serialize())
-        first = self._schema.time_columns[0].name
-        steps = sum(len(row[first]) for row in self._rows)
+        steps = sum(len(row[self._clock]) for row in self._rows)
         sequences = 0 if continued else len(self._rows)
         self._blocks.append((end - size, size, 0, sequences, steps, continued, 0))
         self._rows, self._row_bytes = [], 0

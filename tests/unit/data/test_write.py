@@ -47,6 +47,18 @@ def test_what_was_written_is_read(local_url):
     assert (dataset.sequences, dataset.steps) == (3, 504)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int64])
+def test_a_caller_may_use_its_buffer_again(local_url, dtype):
+    """Rows wait in memory until their block is full."""
+    buffer = np.zeros(3, dtype)
+    with DatasetWriter(local_url, TOKENS) as writer:
+        for value in (1, 2):
+            buffer[:] = value
+            writer.write({"tokens": buffer})
+
+    assert [row["tokens"].tolist() for row in Dataset.open(local_url)] == [[1] * 3, [2] * 3]
+
+
 def test_appending_adds_behind(local_url):
     """Sequence ids stay what they were."""
     write(local_url, [[1], [2]])
