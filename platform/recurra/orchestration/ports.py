@@ -1,4 +1,7 @@
-"""Ports of a local cluster, in a range that neither Ray's workers (10002-19999) nor outgoing connections (32768 up) use."""
+"""Ports of a local cluster, in a range of its own.
+
+Ray's workers take 10002-19999, the embedded S3 server 20000-22699, outgoing connections 32768 and up.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Self
 
 from recurra.errors import ClusterError
 
-FIRST, LAST = 20000, 29999
+FIRST, LAST = 23000, 29999
 REPLICA_PORTS = 100
 _RANDOM = random.SystemRandom()
 

@@ -44,7 +44,7 @@ def _is_free(port: int) -> bool:
     with socket.socket() as candidate:
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that a dead server left is free
         try:
-            candidate.bind(("127.0.0.1", port))
+            candidate.bind(("", port))  # SeaweedFS looks at all addresses, too
         except OSError:
             return False
     return True
