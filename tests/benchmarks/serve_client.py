@@ -57,9 +57,15 @@ def run(host: str, port: int, requests: list[bytes], clients: int, seconds: floa
             if status == 200:
                 report.latencies_s.append(time.perf_counter() - connection.sent_s)
             else:
-                report.failures[str(status)] = report.failures.get(str(status), 0) + 1
-            if status == 0:
-                raise ConnectionError("The server closed a connection.")
+                name = str(status or "closed")
+                report.failures[name] = report.failures.get(name, 0) + 1
+            if status == 0:  # such as HAProxy's when it reads a new configuration: come back, and count it
+                poll.unregister(number)
+                connection.socket.close()
+                del connections[number]
+                connection = _Connection(host, port)
+                connections[connection.socket.fileno()] = connection
+                poll.register(connection.socket.fileno(), select.EPOLLIN)
             connection.send(requests[turn % len(requests)])
             turn += 1
     report.seconds = time.perf_counter() - begin
@@ -81,7 +87,10 @@ class _Connection:
 
     def receive(self) -> int | None:
         """The status once the answer is complete, 0 when the server has closed, None before."""
-        data = self.socket.recv(65536)
+        try:
+            data = self.socket.recv(65536)
+        except ConnectionResetError:
+            return 0
         if not data:
             return 0
         self._buffer += data
