@@ -60,29 +60,30 @@ class Head(nn.Module):
     def __init__(self, core: NtmCore, number: int, writes: bool, batched: bool) -> None:
         super().__init__()
         width, heads = core.config.memory_width, core.config.read_heads + core.config.write_heads
-        sizes = [
-            heads * width,
-            heads,
-            heads,
-            heads,
-            heads * 3,
-            core.config.write_heads * width,
-            core.config.write_heads * width,
-        ]
-        self.width, self.writes = width, writes
-        counts = [width, 1, 1, 1, 3, *([width, width] if writes else [])]
-        places = [number] * 5 + [number - core.config.read_heads] * 2
-        parts = zip(core.heads.weight.split(sizes), core.heads.bias.split(sizes), counts, places, strict=False)
-        rows = [(w[n * p : n * p + n], b[n * p : n * p + n]) for w, b, n, p in parts]
-        self.fc = nn.Linear(core.heads.in_features, sum(counts))
-        self.fc.weight.data = torch.cat([w for w, _ in rows]).detach().clone()
-        self.fc.bias.data = torch.cat([b for _, b in rows]).detach().clone()
-        self.counts = counts
+        written = core.config.write_heads * width
+        names = ["key", "add", "erase", "gate", "strength", "sharpness", "share"]
+        sizes = [heads * width, written, written, heads, heads, heads, heads * 3]
+        weight = dict(zip(names, core.heads.weight.detach().split(sizes), strict=True))
+        bias = dict(zip(names, core.heads.bias.detach().split(sizes), strict=True))
+        self.writes = writes
+        self.counts = {"key": width, "strength": 1, "gate": 1, "sharpness": 1, "share": 3}
+        self.counts |= {"erase": width, "add": width} if writes else {}
+        self.fc = nn.Linear(core.heads.in_features, sum(self.counts.values()))
+        rows = {
+            n: slice(self._place(n, number, core) * c, (self._place(n, number, core) + 1) * c)
+            for n, c in self.counts.items()
+        }
+        self.fc.weight.data = torch.cat([weight[name][rows[name]] for name in self.counts]).clone()
+        self.fc.bias.data = torch.cat([bias[name][rows[name]] for name in self.counts]).clone()
         self.content, self.interpolation = ContentAddressing(), Interpolation()
         self.shift, self.sharpening = Shift(batched), Sharpening()
 
+    @staticmethod
+    def _place(name, number, core):
+        return number - core.config.read_heads if name in ("erase", "add") else number
+
     def forward(self, h, last, memory):
-        key, strength, gate, sharpness, share, *writing = self.fc(h).split(self.counts, 1)
+        key, strength, gate, sharpness, share, *writing = self.fc(h).split(list(self.counts.values()), 1)
         content = self.content(key.tanh(), functional.softplus(strength), memory)
         gated = self.interpolation(content, gate.sigmoid(), last)
         weights = self.sharpening(self.shift(gated, share.softmax(1)), 1 + functional.softplus(sharpness))

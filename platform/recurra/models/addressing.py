@@ -47,24 +47,29 @@ def parameter_count(ntm: NtmConfig) -> int:
 def split_parameters(raw_BP: Tensor, ntm: NtmConfig) -> HeadParameters:
     """The output of one matrix product, cut into the parameters of all heads and brought into their ranges.
 
-    Layout of P: keys of all heads, strengths, gates, sharpnesses, shifts, erase vectors, add vectors.
+    Layout of P: keys of all heads, add vectors; erase vectors, gates; strengths, sharpnesses; shifts. What goes through
+    one function stands side by side: on small batches a step costs what its operations cost to call.
     """
-    batch = raw_BP.shape[0]
-    key, strength, gate, sharpness, shift, erase, add = torch.split(raw_BP, _layout(ntm), 1)
+    batch, width, heads = raw_BP.shape[0], ntm.memory_width, ntm.read_heads + ntm.write_heads
+    key, add, erase, gate, strength, sharpness, shift = _layout(ntm)
+    bounded, shares, positive, shifts = torch.split(raw_BP, [key + add, erase + gate, strength + sharpness, shift], 1)
+    keys, adds = torch.split(bounded.tanh(), [key, add], 1)
+    erases, gates = torch.split(shares.sigmoid(), [erase, gate], 1)
+    strengths, sharpnesses = torch.split(functional.softplus(positive), [strength, sharpness], 1)
     return HeadParameters(
-        key_BJM=key.tanh().view(batch, -1, ntm.memory_width),
-        strength_BJ=functional.softplus(strength),
-        gate_BJ=gate.sigmoid(),
-        shift_BJS=shift.view(batch, -1, 2 * ntm.shift_range + 1).softmax(2),
-        sharpness_BJ=1 + functional.softplus(sharpness),
-        erase_BWM=erase.sigmoid().view(batch, -1, ntm.memory_width),
-        add_BWM=add.tanh().view(batch, -1, ntm.memory_width),
+        key_BJM=keys.view(batch, heads, width),
+        strength_BJ=strengths,
+        gate_BJ=gates,
+        shift_BJS=shifts.view(batch, heads, -1).softmax(2),
+        sharpness_BJ=1 + sharpnesses,
+        erase_BWM=erases.view(batch, -1, width),
+        add_BWM=adds.view(batch, -1, width),
     )
 
 
 def _layout(ntm: NtmConfig) -> list[int]:
     heads, written = ntm.read_heads + ntm.write_heads, ntm.write_heads * ntm.memory_width
-    return [heads * ntm.memory_width, heads, heads, heads, heads * (2 * ntm.shift_range + 1), written, written]
+    return [heads * ntm.memory_width, written, written, heads, heads, heads, heads * (2 * ntm.shift_range + 1)]
 
 
 def address(parameters: HeadParameters, last_BJN: Tensor, memory_BMN: Tensor) -> Tensor:
@@ -77,9 +82,9 @@ def address(parameters: HeadParameters, last_BJN: Tensor, memory_BMN: Tensor) ->
 def content_weighting(key_BJM: Tensor, strength_BJ: Tensor, memory_BMN: Tensor) -> Tensor:
     """Equations 5 and 6: softmax over the rows of strength times cosine similarity."""
     key_norm_BJ = (key_BJM.square().sum(2) + NORM_EPSILON).rsqrt()
-    row_norm_BN = (memory_BMN.square().sum(1) + NORM_EPSILON).rsqrt()
-    dots_BJN = torch.bmm(key_BJM, memory_BMN)
-    return (dots_BJN * (strength_BJ * key_norm_BJ)[:, :, None] * row_norm_BN[:, None, :]).softmax(2)
+    row_norm_B1N = (memory_BMN.square().sum(1, keepdim=True) + NORM_EPSILON).rsqrt()
+    scaled_BJM = key_BJM * (strength_BJ * key_norm_BJ)[:, :, None]
+    return (torch.bmm(scaled_BJM, memory_BMN) * row_norm_B1N).softmax(2)
 
 
 def interpolate(content_BJN: Tensor, gate_BJ: Tensor, last_BJN: Tensor) -> Tensor:
@@ -90,13 +95,17 @@ def interpolate(content_BJN: Tensor, gate_BJ: Tensor, last_BJN: Tensor) -> Tenso
 def shift(weights_BJN: Tensor, shift_BJS: Tensor) -> Tensor:
     """Equation 8: circular convolution, w(i) = sum over j of w(j) s(i - j)."""
     reach = shift_BJS.shape[2] // 2
-    terms = [weights_BJN.roll(offset, 2) * shift_BJS[:, :, offset + reach, None] for offset in range(-reach, reach + 1)]
-    return torch.stack(terms).sum(0)
+    shares_BJ1 = shift_BJS.split(1, 2)  # type: ignore[no-untyped-call]
+    moved_BJN: Tensor = weights_BJN * shares_BJ1[reach]
+    for offset in range(1, reach + 1):
+        moved_BJN = torch.addcmul(moved_BJN, weights_BJN.roll(offset, 2), shares_BJ1[reach + offset])
+        moved_BJN = torch.addcmul(moved_BJN, weights_BJN.roll(-offset, 2), shares_BJ1[reach - offset])
+    return moved_BJN
 
 
 def sharpen(weights_BJN: Tensor, sharpness_BJ: Tensor) -> Tensor:
     """Equation 9: w to the power of the sharpness, normalised; as a softmax of logarithms."""
-    return ((weights_BJN.clamp(min=0) + LOG_EPSILON).log() * sharpness_BJ[:, :, None]).softmax(2)
+    return ((weights_BJN + LOG_EPSILON).log() * sharpness_BJ[:, :, None]).softmax(2)
 
 
 def read(memory_BMN: Tensor, weights_BRN: Tensor) -> Tensor:
@@ -106,8 +115,9 @@ def read(memory_BMN: Tensor, weights_BRN: Tensor) -> Tensor:
 
 def write(memory_BMN: Tensor, weights_BWN: Tensor, erase_BWM: Tensor, add_BWM: Tensor) -> Tensor:
     """Equations 3 and 4: every head erases, then every head adds."""
+    add_BMW = add_BWM.transpose(1, 2)
     if weights_BWN.shape[1] == 1:
-        kept_BMN = 1 - erase_BWM.transpose(1, 2) * weights_BWN
-    else:
-        kept_BMN = (1 - erase_BWM[:, :, :, None] * weights_BWN[:, :, None, :]).prod(1)
-    return torch.baddbmm(memory_BMN * kept_BMN, add_BWM.transpose(1, 2), weights_BWN)
+        change_BMN = torch.addcmul(add_BMW, memory_BMN, erase_BWM.transpose(1, 2), value=-1)
+        return torch.addcmul(memory_BMN, weights_BWN, change_BMN)
+    kept_BMN = (1 - erase_BWM[:, :, :, None] * weights_BWN[:, :, None, :]).prod(1)
+    return torch.baddbmm(memory_BMN * kept_BMN, add_BMW, weights_BWN)

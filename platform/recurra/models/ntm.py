@@ -104,8 +104,8 @@ class NtmCore(Core):
     def step(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
         weights = self.kernel_weights()
         if backend() == "eager" or not native.available(x_BD.device, weights.heads.dtype):
-            y_BH, state, _ = self._advance(self.controller.project(x_BD), state)
-            return y_BH, state
+            halves, state, _ = self._advance(self.controller.project(x_BD), state)
+            return torch.cat(halves, 1), state
         if torch.is_grad_enabled():
             y_B1H, state = self.forward(x_BD[:, None], state)
             return y_B1H[:, 0], state
@@ -118,7 +118,7 @@ class NtmCore(Core):
         batch, steps = x_BTD.shape[:2]
         start = self.zero_state(batch, x_BTD.device)
         state = start if state is None else state
-        outputs: list[Tensor] = []
+        outputs: list[tuple[Tensor, Tensor]] = []
         records: list[dict[str, Tensor]] = []
         # Memory and weightings need float32: a sharpened weighting holds numbers that bfloat16 cannot tell apart.
         with torch.autocast(x_BTD.device.type, enabled=False):
@@ -130,14 +130,16 @@ class NtmCore(Core):
                 if segment.reset_B is not None:
                     state = where_rows(segment.reset_B.to(x_BTD.device), start, state)
                 for t in range(segment.begin, segment.end):
-                    y_BH, following, parameters = self._advance(projected_TBG[t], state)
+                    halves, following, parameters = self._advance(projected_TBG[t], state)
                     if real_TB is not None and t >= full_steps:
                         following = where_rows(real_TB[t], following, state)
                     state = following
-                    outputs.append(y_BH)
+                    outputs.append(halves)
                     if recorded:
                         records.append({**_weightings(state), "add": parameters.add_BWM, "erase": parameters.erase_BWM})
-        y_BTH = torch.stack(outputs, 1) if outputs else x_BTD.new_zeros(batch, 0, self.output_size)
+        y_BTH = x_BTD.new_zeros(batch, 0, self.output_size)
+        if outputs:
+            y_BTH = torch.cat([torch.stack(half, 1) for half in zip(*outputs, strict=True)], 2)
         traced = {name: torch.stack([record[name] for record in records], 1) for name in (records or [{}])[0]}
         traced = {name: blank_padding(value.flatten(2), lengths_B).view(value.shape) for name, value in traced.items()}
         return blank_padding(y_BTH, lengths_B), state, traced
@@ -173,11 +175,14 @@ class NtmCore(Core):
     def _named(self, flat: native.State) -> State:
         return {name: value for name, value in zip(KERNEL_ORDER, flat, strict=True) if value is not None}
 
-    def _advance(self, projected_BG: Tensor, state: State) -> tuple[Tensor, State, addressing.HeadParameters]:
+    def _advance(
+        self, projected_BG: Tensor, state: State
+    ) -> tuple[tuple[Tensor, Tensor], State, addressing.HeadParameters]:
+        """Both halves of the output, controller's and reads, and the new state."""
         ntm = self.config
         own = {name: state[f"controller.{name}"] for name in self.controller.names}
         h_BH, own = self.controller.advance(projected_BG, state["reads"].flatten(1), own)
-        parameters = addressing.split_parameters(self.heads(h_BH), ntm)
+        parameters = addressing.split_parameters(self.heads.forward(h_BH), ntm)
         memory_BMN = state["memory"]
         last_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
         weights_BJN = addressing.address(parameters, last_BJN, memory_BMN)
@@ -190,7 +195,7 @@ class NtmCore(Core):
             "reads": reads_BRM,
             **{f"controller.{name}": value for name, value in own.items()},
         }
-        return torch.cat([h_BH, reads_BRM.flatten(1)], 1), following, parameters
+        return (h_BH, reads_BRM.flatten(1)), following, parameters
 
 
 def _weightings(state: State) -> dict[str, Tensor]:

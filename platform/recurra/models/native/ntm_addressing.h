@@ -18,22 +18,18 @@ void emit(const Shape& s, const T* raw, T* p, T* slope) {
     const Emitted at(s);
     const Index J = s.heads();
 #pragma omp simd
-    for (Index i = 0; i < at.strength; ++i) p[i] = hyperbolic_tangent(raw[i]);
+    for (Index i = 0; i < at.erase; ++i) p[i] = hyperbolic_tangent(raw[i]);
+#pragma omp simd
+    for (Index i = at.erase; i < at.strength; ++i) p[i] = sigmoid(raw[i]);
+    for (Index i = 0; i < 2 * J; ++i) {
+        p[at.strength + i] = softplus(raw[at.strength + i]) + (i < J ? T(0) : T(1));
+        slope[i] = sigmoid(raw[at.strength + i]);
+    }
     for (Index j = 0; j < J; ++j) {
-        p[at.strength + j] = softplus(raw[at.strength + j]);
-        slope[j] = sigmoid(raw[at.strength + j]);
-        p[at.gate + j] = sigmoid(raw[at.gate + j]);
-        p[at.sharpness + j] = T(1) + softplus(raw[at.sharpness + j]);
-        slope[J + j] = sigmoid(raw[at.sharpness + j]);
         T* shift = p + at.shift + j * s.shifts();
         std::memcpy(shift, raw + at.shift + j * s.shifts(), s.shifts() * sizeof(T));
         softmax(shift, s.shifts());
     }
-    const Index written = s.write_heads * s.width;
-#pragma omp simd
-    for (Index i = 0; i < written; ++i) p[at.erase + i] = sigmoid(raw[at.erase + i]);
-#pragma omp simd
-    for (Index i = 0; i < written; ++i) p[at.add + i] = hyperbolic_tangent(raw[at.add + i]);
 }
 
 // Equation 6 for all heads: cosines, and the reciprocal norms that the backward pass needs.
@@ -262,20 +258,16 @@ void address_backward(const Shape& s, const T* tape, const T* memory, const T* l
 template <class T>
 void emit_backward(const Shape& s, const T* p, const T* slope, T* d) {
     const Emitted at(s);
-    const Index J = s.heads(), written = s.write_heads * s.width;
+    const Index J = s.heads();
 #pragma omp simd
-    for (Index i = 0; i < at.strength; ++i) d[i] *= T(1) - p[i] * p[i];
+    for (Index i = 0; i < at.erase; ++i) d[i] *= T(1) - p[i] * p[i];
+#pragma omp simd
+    for (Index i = at.erase; i < at.strength; ++i) d[i] *= p[i] * (T(1) - p[i]);
+    for (Index i = 0; i < 2 * J; ++i) d[at.strength + i] *= slope[i];
     for (Index j = 0; j < J; ++j) {
-        d[at.strength + j] *= slope[j];
-        d[at.gate + j] *= p[at.gate + j] * (T(1) - p[at.gate + j]);
-        d[at.sharpness + j] *= slope[J + j];
         T* shift = d + at.shift + j * s.shifts();
         softmax_backward(p + at.shift + j * s.shifts(), shift, shift, s.shifts());
     }
-#pragma omp simd
-    for (Index i = 0; i < written; ++i) d[at.erase + i] *= p[at.erase + i] * (T(1) - p[at.erase + i]);
-#pragma omp simd
-    for (Index i = 0; i < written; ++i) d[at.add + i] *= T(1) - p[at.add + i] * p[at.add + i];
 }
 
 }  // namespace recurra

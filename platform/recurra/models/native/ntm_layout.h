@@ -27,16 +27,16 @@ struct Shape {
 
 // Where the parameters of all heads stand in what the controller emits: as in addressing.py.
 struct Emitted {
-    Index key, strength, gate, sharpness, shift, erase, add;
+    Index key, add, erase, gate, strength, sharpness, shift;
 
     explicit Emitted(const Shape& s) {
         key = 0;
-        strength = key + s.heads() * s.width;
-        gate = strength + s.heads();
-        sharpness = gate + s.heads();
+        add = key + s.heads() * s.width;
+        erase = add + s.write_heads * s.width;
+        gate = erase + s.write_heads * s.width;
+        strength = gate + s.heads();
+        sharpness = strength + s.heads();
         shift = sharpness + s.heads();
-        erase = shift + s.heads() * s.shifts();
-        add = erase + s.write_heads * s.width;
     }
 };
 
