@@ -29,7 +29,7 @@ class LaneStream:
         self.share = share
         self.first_id = running(manifest.blocks["sequences"])
         assert options.window is not None
-        row_bytes = options.window * bytes_per_step(manifest.schema)
+        row_bytes = options.window * (bytes_per_step(manifest.schema) + 1)  # one more for reset
         each = -(-options.rows // share.world_size)
         self._windows = max(1, min(_MAX_CHUNK_WINDOWS, _CHUNK_BYTES // (row_bytes * each)))
 
