@@ -104,7 +104,7 @@ def measure_baseline(url: str, progress: Callable[[str], None]) -> float:
     progress(f"{train.sequences} files to learn from ({train.steps / 1e6:.1f} MB), {valid.sequences} held out")
     model = NgramModel((example["tokens"] for example in train), 256, ORDER)
     bits = model.bits_per_token(example["tokens"] for example in valid)
-    progress(f"{bits:.3f} bits per byte on the files held out")
+    progress(f"{bits:.4f} bits per byte on the files held out")
     return bits
 
 
@@ -183,13 +183,13 @@ def _train(job: JobFile, platform: LocalPlatform, baseline: float, narrator: Nar
 
     result = launch(job.train_run(), platform.cluster.address, lambda event: narrator(event.line()))
     bits = result.metrics["bits_per_token"]
-    narrator(f"{bits:.3f} bits per byte on the files held out; the n-gram baseline has {baseline:.3f}")
+    narrator(f"{bits:.4f} bits per byte on the files held out; the n-gram baseline has {baseline:.4f}")
     if bits >= baseline:
         raise TrainingError(
-            f"The model has {bits:.3f} bits per byte, no better than the baseline's {baseline:.3f}. "
+            f"The model has {bits:.4f} bits per byte, no better than the baseline's {baseline:.4f}. "
             f"Train longer: recurra demo --steps {2 * result.steps}."
         )
-    narrator(f"{(1 - bits / baseline):.1%} fewer bits than the baseline; report: {result.report}")
+    narrator(f"{1 - bits / baseline:.2%} fewer bits than the baseline; report: {result.report}")
     if result.published:
         narrator(f"published {result.published['model']} {result.published['digest'][:12]}, alias production")
 
