@@ -145,3 +145,21 @@ def test_learned_starts_get_gradients_from_every_sequence_of_the_window():
     y_BTH[:, 2:].sum().backward()
 
     assert all(value.grad is not None and value.grad.any() for value in stack.cell("0").start.values())
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "minlstm", "mingru"])
+def test_ten_thousand_steps_in_bfloat16_stay_finite_and_close(cell):
+    """A state that is carried for days must not drift away, whatever precision the products have."""
+    torch.manual_seed(0)
+    stack = RecurrentStack(ModelConfig(cell=cell, hidden_size=8), 3).eval()
+    x_BTD = torch.randn(1, 10_000, 3)
+
+    with torch.inference_mode():
+        exact_BTH, _ = stack(x_BTD)
+        state = None
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for window_BTD in x_BTD.split(1000, 1):
+                y_BTH, state = stack(window_BTD, state)
+
+    assert y_BTH.isfinite().all()
+    assert_close(y_BTH.float(), exact_BTH[:, -1000:], atol=0.2, rtol=0)
