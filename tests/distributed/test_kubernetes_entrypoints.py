@@ -98,7 +98,7 @@ def served(ray_cluster, manifests, trained):
     applications = f"{ray_cluster.dashboard_url}/api/serve/applications/"
     key = api_key()
     with httpx.Client(trust_env=False, timeout=60) as dashboard:
-        dashboard.put(applications, json=document).raise_for_status()
+        put_as_the_operator_does(dashboard, applications, document)
 
         def status() -> str:
             found = dashboard.get(applications).json()["applications"].get(NAME, {})
@@ -114,6 +114,16 @@ def served(ray_cluster, manifests, trained):
         ) as client:
             yield client
         dashboard.delete(applications).raise_for_status()
+
+
+def put_as_the_operator_does(dashboard: httpx.Client, applications: str, document: dict) -> None:
+    """KubeRay puts the document again at each reconciliation until Serve has taken it; the first may come too early."""
+    for _ in range(5):
+        answer = dashboard.put(applications, json=document)
+        if answer.is_success:
+            return
+        time.sleep(2.0)
+    raise AssertionError(answer.text)
 
 
 def wait_until(condition, timeout_s: float) -> None:
