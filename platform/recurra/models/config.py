@@ -66,6 +66,9 @@ class ModelConfig(Section):
     """Read each sequence from both ends. Such a model cannot step, so it has no sessions."""
     embedding_size: int | None = Field(default=None, ge=1)
     """Width of the token embedding; null = hidden_size. Ignored for feature inputs."""
+    embedding_std: float | None = Field(default=None, gt=0)
+    """Standard deviation that the embedding starts with; null = 1 / sqrt(its width), which suits tied embeddings. With
+    1, byte language models learn faster from the first step: 2.46 against 2.70 bits a byte after a million bytes."""
     tied_embeddings: bool = False
     """Use the embedding's weights in the output layer, too (needs embedding_size = hidden_size)."""
     residual: bool = False

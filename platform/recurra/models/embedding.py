@@ -14,12 +14,13 @@ class TokenEmbedding(nn.Module):
         tokens: Size of the vocabulary.
         size: Width of a vector.
         drop_prob: Chance to drop a token, everywhere in the batch (Gal and Ghahramani 2016, arXiv 1512.05287, 4.2).
+        std: Standard deviation of the start; None = 1 / sqrt(size).
     """
 
-    def __init__(self, tokens: int, size: int, drop_prob: float) -> None:
+    def __init__(self, tokens: int, size: int, drop_prob: float, std: float | None = None) -> None:
         super().__init__()
         self.drop_prob = drop_prob
-        self.weight = nn.Parameter(torch.empty(tokens, size).normal_(std=size**-0.5))
+        self.weight = nn.Parameter(torch.empty(tokens, size).normal_(std=size**-0.5 if std is None else std))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[...] int64 to [..., size]."""

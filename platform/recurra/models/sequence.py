@@ -54,7 +54,8 @@ class SequenceModel(nn.Module):
         self.embedding: TokenEmbedding | None = None
         if shape.input == "tokens":
             width = config.embedding_size or config.hidden_size
-            self.embedding = TokenEmbedding(shape.input_size, width, config.regularisation.embedding_dropout)
+            drop_prob = config.regularisation.embedding_dropout
+            self.embedding = TokenEmbedding(shape.input_size, width, drop_prob, config.embedding_std)
         self.dropout = TimeDropout(config.regularisation.dropout, variational=config.regularisation.variational)
         self.core = build_core(config, width)
         pooled = not shape.per_step

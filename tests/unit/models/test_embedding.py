@@ -1,7 +1,16 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
 from recurra.models.embedding import TiedHead, TokenEmbedding
+
+
+def test_an_embedding_starts_with_the_spread_it_is_told():
+    """How fast a byte model learns depends on it."""
+    torch.manual_seed(0)
+
+    assert float(TokenEmbedding(500, 64, 0.0).weight.detach().std()) == pytest.approx(64**-0.5, rel=0.05)
+    assert float(TokenEmbedding(500, 64, 0.0, std=1.0).weight.detach().std()) == pytest.approx(1, rel=0.05)
 
 
 def test_embedding_dropout_drops_whole_words_everywhere_in_the_batch():
