@@ -177,7 +177,7 @@ def test_replicas_come_under_load_and_go_after_it(service):
     """1 -> 2 -> 1, and no request fails on the way."""
     scaling = AutoscalingConfig(target_load=0.25, upscale_delay_s=1, downscale_delay_s=5, look_back_s=3)
     service.deploy(SERVE.model_copy(update={"replicas": (1, 2), "autoscaling": scaling}))
-    wait_for(lambda: service.replicas() == 1, 60)
+    wait_for(lambda: service.replicas() == 1, 180)
     stop = threading.Event()
     statuses: list[int] = []
 
@@ -191,12 +191,12 @@ def test_replicas_come_under_load_and_go_after_it(service):
     for thread in clients:
         thread.start()
     try:
-        wait_for(lambda: service.replicas() == 2, 60)
+        wait_for(lambda: service.replicas() == 2, 180)
     finally:
         stop.set()
         for thread in clients:
             thread.join()
-    wait_for(lambda: service.replicas() == 1, 60)
+    wait_for(lambda: service.replicas() == 1, 180)
 
     assert set(statuses) == {200}
     assert service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "a"}]}).status_code == 200
