@@ -15,6 +15,7 @@ from recurra.errors import ClusterError, ConfigError
 from recurra.serving.run import ServeRun
 
 POLL_S = 0.5
+TRIES = 3
 _PATH = "/api/serve/applications/"
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
@@ -155,7 +156,7 @@ class ServeApi:
 
     def _call(self, method: str, document: dict[str, Any] | None = None) -> httpx.Response:
         try:
-            response = self._client.request(method, _PATH, json=document)
+            response = self._patiently(method, document)
         except httpx.HTTPError as exc:
             raise ClusterError(
                 f"The Ray dashboard {self._url} does not answer ({exc}). Check --address; 'recurra doctor' shows more."
@@ -167,6 +168,15 @@ class ServeApi:
         if response.is_error:
             raise ClusterError(f"Ray Serve refused ({response.status_code}): {response.text.strip()[-2000:]}")
         return response
+
+    def _patiently(self, method: str, document: dict[str, Any] | None) -> httpx.Response:
+        """Ask again after a time-out: the first call starts Ray's Serve module, which a busy machine takes a while for."""
+        for _ in range(TRIES - 1):
+            try:
+                return self._client.request(method, _PATH, json=document)
+            except httpx.ReadTimeout:
+                continue
+        return self._client.request(method, _PATH, json=document)
 
 
 def is_this_machine(url: str) -> bool:

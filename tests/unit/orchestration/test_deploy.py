@@ -163,6 +163,22 @@ def test_a_refusing_dashboard_is_named(code: int, said: str) -> None:
         dashboard.api.statuses()
 
 
+def test_a_slow_dashboard_is_asked_again_and_a_silent_one_given_up() -> None:
+    """The first call of a cluster's life takes long; every call may be repeated."""
+    dashboard = Dashboard(run("a"))
+    answers: list[Exception | None] = [httpx.ReadTimeout("slow"), None]
+
+    def slow(request: httpx.Request) -> httpx.Response:
+        if failure := answers.pop(0) if answers else httpx.ReadTimeout("silent"):
+            raise failure
+        return dashboard(request)
+
+    api = ServeApi("http://127.0.0.1:8265", httpx.MockTransport(slow))
+    assert [one.name for one in api.statuses()] == ["a"]
+    with pytest.raises(ClusterError, match="silent"):
+        api.statuses()
+
+
 def test_a_dead_dashboard_is_an_error_at_once() -> None:
     """Not a stack trace of httpx."""
     with pytest.raises(ClusterError, match="does not answer"):
