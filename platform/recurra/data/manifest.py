@@ -32,6 +32,7 @@ BLOCK = np.dtype(
 """One record batch of a shard: its byte range, what it holds, and the checksum of its slice of the side index.
 `continued` marks a piece of the sequence that the block before began; such a block counts 0 sequences."""
 
+_MAX_RACES = 1000
 _FIELDS = tuple(BLOCK.fields or ())
 _NAME = re.compile(r"manifest-(\d{8})\.json")
 Blocks = NDArray[np.void]
@@ -193,9 +194,10 @@ def commit(
     Raises:
         SchemaError: The dataset that is there has another schema.
         DataError: It has another value for one of the metadata keys, or a shard did not arrive whole.
+        ConflictError: Others were faster again and again.
     """
     _check_arrival(store, segments)
-    while True:
+    for _ in range(_MAX_RACES):
         number = newest_version(store)
         before = read_manifest(store, number) if number else Manifest(0, schema, {}, ())
         merged = join_metadata(store.url, before, schema, metadata)
@@ -205,6 +207,9 @@ def commit(
         except ConflictError:
             continue
         return manifest
+    raise ConflictError(
+        f"{store.url}: another writer was faster {_MAX_RACES} times in a row. Nothing was committed; commit again."
+    )
 
 
 def join_metadata(url: str, there: Manifest, schema: SequenceSchema, metadata: Mapping[str, Any]) -> dict[str, Any]:

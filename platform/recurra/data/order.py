@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from recurra.data.manifest import Blocks, Manifest
 
-_MAX_RUN_BLOCKS = 4
-_RUNS_TO_SHUFFLE = 256
-"""A dataset of more blocks than this is shuffled in runs of neighbours, up to 4 blocks, which one request fetches."""
+_MAX_RUN_BLOCKS = 2
+_RUNS_TO_SHUFFLE = 32
+"""A dataset that has blocks enough is shuffled in runs of neighbours, which one request fetches."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Bucket batches out of blocks: one buffer for a window, then one strided gather for each batch."""
+"""Bucket batches out of blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from recurra.data.batch import Batch
 from recurra.data.buckets import BucketPlan, Ints, WindowPlan
-from recurra.data.columns import Array, Rows
+from recurra.data.columns import Rows
+from recurra.data.gather import Extents, TimeColumns
 from recurra.data.order import BlockOrder, ranges, running
 from recurra.data.plan import Position, Share
 from recurra.data.schema import Column, SequenceSchema
@@ -19,8 +20,6 @@ from recurra.data.stream import Chunk
 
 WEIGHT = "weight"
 """A sequence column of this name is each row's weight in the loss."""
-
-_BATCHES_A_GATHER = 16
 
 
 class BucketStream:
@@ -77,11 +76,7 @@ class BucketChunk:
 
 
 class AssembledBuckets:
-    """A window's batches for one rank.
-
-    Time columns are gathered for several batches of about the same length at once: what numpy costs for a call is then
-    shared by many rows.
-    """
+    """A window's batches for one rank."""
 
     def __init__(self, chunk: BucketChunk, rows: Mapping[int, Rows]) -> None:
         window, start, schema = chunk.window, chunk.start, chunk.stream.schema
@@ -96,10 +91,15 @@ class AssembledBuckets:
         total = running(self._lengths)
         self.real: list[int] = np.diff(total[chunk.cuts]).tolist()
         blocks = [rows[place] for place in chunk.places.tolist()]
-        self._slots, self._time = self._gather(chunk, blocks)
+        shift = (
+            running(np.array([block.steps for block in blocks], np.int64))[:-1] - chunk.order.first_step[chunk.places]
+        )
+        place = np.searchsorted(chunk.places, chunk.first_place)
+        rows_in_buffer = Extents(window.start[chunk.rows] + shift[place], self._lengths, chunk.cuts)
+        self._time = TimeColumns(schema, blocks, rows_in_buffer, window.longest[start.at :])
         in_block = window.sequence[chunk.rows] - chunk.order.first_sequence[chunk.first_place]
         first_row = running(np.array([len(block.offsets) - 1 for block in blocks], np.int64))
-        row = first_row[np.searchsorted(chunk.places, chunk.first_place)] + in_block
+        row = first_row[place] + in_block
         self._sequence = {
             c.name: _pick([block.sequence[c.name] for block in blocks], row, c) for c in schema.sequence_columns
         }
@@ -107,6 +107,9 @@ class AssembledBuckets:
         # Every row starts at its first step: one pattern, as wide as the longest, serves all batches.
         self._reset = np.zeros((max(self._each, default=0), max(self._longest, default=0)), np.bool_)
         self._reset[:, :1] = True
+
+    def complete(self) -> None:
+        self._time.complete()
 
     def behind(self, index: int) -> Position:
         epoch, step = self._start.epoch, self._start.step + index + 1
@@ -117,11 +120,9 @@ class AssembledBuckets:
     def batch(self, index: int, position: dict[str, int | str]) -> Batch:
         low, high = self._cuts[index], self._cuts[index + 1]
         longest, each = self._longest[index], self._each[index]
-        group, first = self._slots[index]
         columns: dict[str, NDArray[np.generic]] = {}
-        for name, groups in self._time.items():
-            rows = groups[group][first : first + high - low, :longest]
-            columns[name] = rows.copy() if high - low == each else _fill(rows, each)
+        for name, padded in self._time.batch(index).items():
+            columns[name] = padded.copy() if high - low == each else _fill(padded, each)
         for name, values in self._sequence.items():
             columns[name] = _fill(values[low:high], each)
         return Batch(
@@ -137,45 +138,6 @@ class AssembledBuckets:
             position=position,
         )
 
-    def _gather(self, chunk: BucketChunk, blocks: list[Rows]) -> tuple[list[tuple[int, int]], dict[str, list[Array]]]:
-        """For each batch its group and first row there, and for each time column the groups, [rows, S] or [rows, S, F]."""
-        window = chunk.window
-        shift = running(np.array([block.steps for block in blocks], np.int64))[:-1]
-        shift = shift - chunk.order.first_step[chunk.places]
-        offsets = window.start[chunk.rows] + shift[np.searchsorted(chunk.places, chunk.first_place)]
-        spare = max(self._longest, default=0)
-        by_length = np.argsort(self._longest, kind="stable")
-        slots = [(0, 0)] * self.batches
-        groups = []
-        for number, first in enumerate(range(0, self.batches, _BATCHES_A_GATHER)):
-            members = by_length[first : first + _BATCHES_A_GATHER]
-            at = running(chunk.cuts[members + 1] - chunk.cuts[members])
-            for batch, row in zip(members.tolist(), at.tolist(), strict=False):
-                slots[batch] = (number, row)
-            rows = ranges(chunk.cuts[members], chunk.cuts[members + 1])
-            groups.append((offsets[rows], self._lengths[rows], self._longest[members[-1]]))
-        time = {}
-        for column in chunk.stream.schema.time_columns:
-            values = _join([block.time[column.name] for block in blocks], column, spare)
-            time[column.name] = [gather(values, *group) for group in groups]
-        return slots, time
-
-
-def gather(values: Array, offsets: Ints, lengths: Ints, longest: int) -> Array:
-    """[B, S] or [B, S, F]: `longest` steps from each offset, those behind a row's end set to zero.
-
-    Args:
-        values: [steps, ...] C-contiguous, with at least `longest` steps behind the last offset.
-    """
-    step = values.strides[0]
-    # One opaque item per row makes numpy copy each row by a single memcpy: 5x the speed of a loop over rows.
-    items = np.ndarray((len(values) - longest + 1,), f"V{step * longest}", values, 0, (step,))
-    rows = items[offsets].view(values.dtype).reshape(len(offsets), longest, *values.shape[1:])
-    shortest = int(lengths.min()) if len(lengths) else longest
-    if shortest < longest:
-        rows[:, shortest:][np.arange(shortest, longest) >= lengths[:, None]] = 0
-    return rows
-
 
 def covered(first: Ints, last: Ints) -> Ints:
     """The numbers that lie in any of the ranges first[i] to last[i], ascending."""
@@ -184,12 +146,6 @@ def covered(first: Ints, last: Ints) -> Ints:
     low, count = int(first.min()), int(last.max()) - int(first.min()) + 2
     starts, stops = np.bincount(first - low, minlength=count), np.bincount(last - low + 1, minlength=count)
     return np.flatnonzero(np.cumsum(starts - stops)) + low
-
-
-def _join(parts: list[Array], column: Column, spare: int) -> Array:
-    """The parts end to end, and `spare` steps of zeros for `gather` to run over."""
-    width = () if column.width is None else (column.width,)
-    return np.concatenate([*parts, np.zeros((spare, *width), column.dtype)])
 
 
 def _pick(parts: list[Any], rows: Ints, column: Column) -> NDArray[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +16,10 @@ from recurra.data.plan import PlanOptions, Position, Share
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.write import DatasetWriter
 
+_MEMORY = Path("/dev/shm")
+_FAST = tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
+"""Gone when the tests end. In memory where that is possible: hundreds of small datasets wait for no disk."""
+
 SCHEMA = SequenceSchema(
     (
         Column("step", "uint32"),
@@ -23,6 +29,11 @@ SCHEMA = SequenceSchema(
     )
 )
 """`step` counts all steps of the dataset from 1, so that a value tells sequence and step, and 0 is padding."""
+
+
+def new_url() -> str:
+    """An empty directory as the address of a store."""
+    return f"file://{tempfile.mkdtemp(dir=_FAST.name)}"
 
 
 def example(number: int, first_step: int, length: int) -> dict[str, object]:

@@ -4,7 +4,6 @@ everywhere, and restored anywhere."""
 from __future__ import annotations
 
 import random
-import tempfile
 from functools import lru_cache
 
 import numpy as np
@@ -16,7 +15,7 @@ from recurra.data.dataset import Dataset
 from recurra.data.pipeline import build_stream
 from recurra.data.plan import PlanOptions, Position, Share
 
-from .small_datasets import real_rows, run, run_world, write_lengths
+from .small_datasets import new_url, real_rows, run, run_world, write_lengths
 
 LENGTHS = st.one_of(
     st.lists(st.integers(1, 40), min_size=1, max_size=60),
@@ -53,7 +52,7 @@ law = settings(max_examples=40, deadline=None, suppress_health_check=list(Health
 
 @lru_cache(maxsize=64)
 def dataset_of(lengths: tuple[int, ...], block_bytes: int) -> Dataset:
-    return write_lengths(f"file://{tempfile.mkdtemp()}", lengths, block_bytes=block_bytes, shard_bytes=16 * block_bytes)
+    return write_lengths(new_url(), lengths, block_bytes=block_bytes, shard_bytes=16 * block_bytes)
 
 
 DATASETS = st.builds(lambda lengths, size: dataset_of(tuple(lengths), size), LENGTHS, st.sampled_from([100, 1000]))

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from recurra.data import manifest as manifest_module
 from recurra.data.dataset import Dataset
 from recurra.data.manifest import Manifest, commit, manifest_key, newest_version, read_manifest
 from recurra.data.schema import Column, SequenceSchema
-from recurra.errors import DataError, IntegrityError, NotFoundError
+from recurra.errors import ConflictError, DataError, IntegrityError, NotFoundError
 from recurra.storage.url import open_store
 
 TOKENS = SequenceSchema((Column("tokens", "uint16"),))
@@ -77,6 +78,16 @@ def test_a_shard_that_did_not_arrive_whole_stops_the_commit(make, local_url):
     with pytest.raises(DataError, match="has 5 bytes; .* were written"):
         commit(store, manifest.schema, {}, manifest.segments)
     assert newest_version(store) == 0
+
+
+def test_a_number_that_is_never_free_is_an_error(make, monkeypatch):
+    """A store whose listings lie would otherwise keep a writer busy for ever."""
+    dataset = make([3, 4])
+    monkeypatch.setattr(manifest_module, "newest_version", lambda store: 0)
+    monkeypatch.setattr(manifest_module, "_MAX_RACES", 3)
+
+    with pytest.raises(ConflictError, match="another writer was faster 3 times"):
+        commit(open_store(dataset.url), dataset.schema, {}, dataset.manifest.segments)
 
 
 def test_the_digest_tells_datasets_apart(make):

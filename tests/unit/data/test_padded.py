@@ -6,34 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recurra.data.dataset import Dataset
-from recurra.data.padded import covered, gather
+from recurra.data.padded import covered
 from recurra.data.plan import PlanOptions
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.write import DatasetWriter
 
 from .small_datasets import run, run_world
-
-
-@given(
-    st.sampled_from(["uint8", "uint16", "float32", "int64"]),
-    st.sampled_from([(), (3,)]),
-    st.lists(st.tuples(st.integers(0, 50), st.integers(1, 20)), min_size=1, max_size=9),
-)
-def test_gather_is_a_loop_over_rows(dtype, width, rows):
-    """The fast path and the obvious one agree on every type and shape."""
-    values = np.arange(1, 71 * int(np.prod(width, initial=1)) + 1).astype(dtype).reshape(71, *width)
-    offsets, lengths = (np.array(part, np.int64) for part in zip(*rows, strict=True))
-    longest = int(lengths.max())
-
-    found = gather(values, offsets, lengths, longest)
-
-    expected = np.zeros((len(rows), longest, *width), dtype)
-    for row, (offset, length) in enumerate(rows):
-        expected[row, :length] = values[offset : offset + length]
-    assert found.dtype == expected.dtype
-    assert np.array_equal(found, expected)
-    assert found.flags.writeable
-    assert found.flags.c_contiguous
 
 
 @given(st.lists(st.tuples(st.integers(3, 30), st.integers(0, 9)), max_size=6))
