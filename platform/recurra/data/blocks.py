@@ -99,9 +99,20 @@ class BlockSource:
         return piece
 
     def expect(self, next_use: NextUse) -> None:
-        """Tell the cache when each block of this dataset is needed."""
-        if self._cache is not None:
-            self._cache.expect({self._name(block): next_use(block) for block in range(len(self.manifest.blocks))})
+        """Tell the cache when the blocks are needed that it holds from earlier."""
+        if self._cache is None:
+            return
+        numbers = {shard.sha256[:32]: number for number, shard in enumerate(self.manifest.shards)}
+
+        def use_of(name: str) -> float:
+            digest, _, offset = name.partition("-")
+            if digest not in numbers or not offset.isdecimal():
+                return math.inf
+            shard = self.manifest.shards[numbers[digest]]
+            found = int(np.searchsorted(shard.blocks["offset"], int(offset)))
+            return next_use(int(self._first_block[numbers[digest]]) + found) if found < len(shard.blocks) else math.inf
+
+        self._cache.expect(use_of)
 
     def _fetch(self, blocks: Sequence[int]) -> Iterator[tuple[int, memoryview]]:
         """Checked bytes of neighbours, by one request; what was damaged on the way is fetched once more."""

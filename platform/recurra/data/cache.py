@@ -8,6 +8,7 @@ import math
 import os
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from threading import Lock
 
@@ -90,11 +91,11 @@ class BlockCache:
         with self._lock:
             self._remove(name)
 
-    def expect(self, next_use: dict[str, float]) -> None:
-        """Say when blocks that are here already are needed; those that are not named never are."""
+    def expect(self, next_use: Callable[[str], float]) -> None:
+        """Say when the blocks that are here already are needed."""
         with self._lock:
             for name, size in list(self._sizes.items()):
-                self._note(name, size, next_use.get(name, math.inf))
+                self._note(name, size, next_use(name))
 
     def _adopt(self) -> None:
         """Take over what an earlier process left, and sweep what it did not finish."""

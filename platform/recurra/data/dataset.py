@@ -88,12 +88,16 @@ class Dataset:
         return self._example(self._pieces(block), number - int(self._first_id[block]))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Every sequence, in order; holds a block at a time."""
-        table = self.manifest.blocks
-        for block in np.flatnonzero(~table["continued"]).tolist():
-            parts = self._pieces(block)
-            for row in range(int(table["sequences"][block])):
-                yield self._example(parts, row)
+        """Every sequence, in order; holds what one request fetches, about 8 MiB, or a sequence that is longer."""
+        continued = self.manifest.blocks["continued"]
+        parts: list[Rows] = []
+        for run in self._source.requests(range(len(continued))):
+            for block, rows in zip(run, self._source.read(run), strict=True):
+                if not continued[block]:
+                    yield from self._examples(parts)
+                    parts = []
+                parts.append(rows)
+        yield from self._examples(parts)
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read every byte again and compare hashes; `progress` is told (bytes done, bytes in all) after each object.
@@ -142,6 +146,11 @@ class Dataset:
             return open_store(self.url).read(key)
         except NotFoundError as exc:
             raise gone(self.url, key) from exc
+
+    def _examples(self, parts: list[Rows]) -> Iterator[dict[str, Any]]:
+        """The sequences of a block, or the one that several blocks hold."""
+        for row in range(len(parts[0].offsets) - 1 if parts else 0):
+            yield self._example(parts, row)
 
     def _example(self, parts: list[Rows], row: int) -> dict[str, Any]:
         low, high = int(parts[0].offsets[row]), int(parts[0].offsets[row + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from recurra.data.columns import Rows
 from recurra.data.reader import BlockReader
 from recurra.data.stream import Assembled, Chunk, Stream
+from recurra.errors import DataError
 
 _POLL_S = 0.2
 _MIN_AHEAD, _MAX_AHEAD = 2, 32
@@ -63,6 +65,7 @@ class Prefetcher:
         """The next chunk once it is there; None behind the last.
 
         Raises:
+            DataError: `stop` was called meanwhile.
             Exception: Whatever fetching or assembling raised.
         """
         item = self._ready.get()
@@ -76,27 +79,27 @@ class Prefetcher:
             return
         self._stopping.set()
         self._reader.close()
-        while True:
-            try:
-                self._ready.get_nowait()
-            except Empty:
-                break
+        with contextlib.suppress(Empty):
+            self._ready.get_nowait()
+        with contextlib.suppress(Full):  # for a consumer that waits in another thread
+            self._ready.put_nowait(DataError("The pipeline was closed while a batch was awaited."))
 
     def _run(self, chunks: Iterator[Chunk], epoch: int) -> None:
-        try:
-            self._reader.source.expect(partial(self._use, epoch))
-            for assembled in self._assembled(chunks):
-                if self._delivered:
-                    assembled.complete()
-                self._put(assembled)
-                if not self._delivered:  # somebody waits for the first batch alone
-                    assembled.complete()
-                self._delivered = True
-            self._put(None)
-        except _StoppedError:
-            pass
-        except Exception as exc:  # noqa: BLE001 - the consumer raises it
-            self._put(exc)
+        with contextlib.suppress(_StoppedError):
+            try:
+                self._reader.source.expect(partial(self._use, epoch))
+                for assembled in self._assembled(chunks):
+                    if self._delivered:
+                        assembled.complete()
+                    self._put(assembled)
+                    if not self._delivered:  # somebody waits for the first batch alone
+                        assembled.complete()
+                    self._delivered = True
+                self._put(None)
+            except _StoppedError:
+                raise
+            except Exception as exc:  # noqa: BLE001 - the consumer raises it
+                self._put(exc)
 
     def _assembled(self, chunks: Iterator[Chunk]) -> Iterator[Assembled]:
         ahead: deque[_Planned] = deque()

@@ -71,7 +71,7 @@ def test_an_earlier_process_left_something_useful(tmp_path):
     BlockCache(tmp_path, 40).write("foreign", bytes(10), 1.0)
 
     cache = BlockCache(tmp_path, 20)
-    cache.expect({"mine": 0.5})
+    cache.expect({"mine": 0.5, "foreign": 9.0}.__getitem__)
     cache.write("new", bytes(10), 0.7)
 
     assert names(tmp_path) == ["mine", "new"]
@@ -146,6 +146,20 @@ def test_half_a_cache_saves_half_of_the_second_epoch(mixed, tmp_path):
     with Pipeline(mixed, options, epochs=2, prefetch_bytes=1, cache=cache) as pipeline:
         for _ in pipeline:
             pass
+
+    assert cache.hits > 0.4 * len(mixed.manifest.blocks)
+
+
+def test_a_restarted_run_knows_which_of_its_blocks_come_first(mixed, tmp_path):
+    """The cache of the process that was killed is worth as much as its own."""
+    total = int(mixed.manifest.blocks["bytes"].sum())
+    options = PlanOptions(batch_sequences=8)
+    with Pipeline(mixed, options, epochs=1, prefetch_bytes=1, cache=BlockCache(tmp_path, total)) as pipeline:
+        list(pipeline)
+
+    cache = BlockCache(tmp_path, total // 2)
+    with Pipeline(mixed, options, epochs=1, prefetch_bytes=1, cache=cache) as pipeline:
+        list(pipeline)
 
     assert cache.hits > 0.4 * len(mixed.manifest.blocks)
 

@@ -18,7 +18,8 @@ from recurra.data.pipeline import Pipeline
 from recurra.data.plan import PlanOptions, Share
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.write import DatasetWriter
-from recurra.errors import ConfigError, IntegrityError
+from recurra.errors import ConfigError, DataError, IntegrityError, NotFoundError
+from recurra.storage.local import LocalStore
 from recurra.storage.url import open_store
 
 from .small_datasets import real_rows, run
@@ -197,6 +198,26 @@ def test_a_forked_child_goes_on_by_itself(mixed):
 
     assert first + rest == expected
     assert [batch.ids.tolist() for batch in run(mixed, BUCKETS)][2:] == in_child
+
+
+def test_closing_wakes_who_waits(mixed, monkeypatch):
+    """A trainer that is told to stop must not hang in the data."""
+    stuck, reached = threading.Event(), threading.Event()
+
+    def wait(*_):
+        reached.set()
+        stuck.wait(30)
+        raise NotFoundError("too late")
+
+    monkeypatch.setattr(LocalStore, "read", wait)
+    pipeline = Pipeline(mixed, BUCKETS)
+    closer = threading.Thread(target=lambda: (reached.wait(30), pipeline.close()))
+    closer.start()
+
+    with pytest.raises(DataError, match="closed while a batch was awaited"):
+        next(iter(pipeline))
+    closer.join()
+    stuck.set()
 
 
 def test_a_pipeline_that_is_dropped_ends_its_threads(mixed):
