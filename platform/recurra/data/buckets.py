@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +35,13 @@ class WindowPlan:
     lengths: Ints
     start: Ints
     """[rows] first step, in the epoch's order."""
+    place: Ints
+    """[rows] where the sequence lies in the epoch's order of blocks."""
+    last_place: Ints
+    """[rows] where its last piece lies: the same place, unless it is larger than a block."""
     cuts: Ints
     """[batches + 1] first row of each batch."""
+    shortest: Ints
     longest: Ints
     """[batches] padded length S."""
     tokens: Ints
@@ -44,6 +50,16 @@ class WindowPlan:
     @property
     def batches(self) -> int:
         return len(self.longest)
+
+
+class _Rows(NamedTuple):
+    """Sequences in the epoch's order; fields as in `WindowPlan`."""
+
+    ids: Ints
+    lengths: Ints
+    start: Ints
+    place: Ints
+    last_place: Ints
 
 
 class BucketPlan:
@@ -72,15 +88,18 @@ class BucketPlan:
 
     def window(self, order: BlockOrder, epoch: int, number: int) -> WindowPlan:
         """Plan one window; needs the lengths of its sequences and nothing else."""
-        ids, lengths, start = self._rows(order, number)
-        rows, cuts = self._group(epoch, number, lengths)
-        lengths = lengths[rows]
+        found = self._rows(order, number)
+        rows, cuts = self._group(epoch, number, found.lengths)
+        lengths = found.lengths[rows]
         return WindowPlan(
             sequence=rows + number * self.window_sequences,
-            ids=ids[rows],
+            ids=found.ids[rows],
             lengths=lengths,
-            start=start[rows],
+            start=found.start[rows],
+            place=found.place[rows],
+            last_place=found.last_place[rows],
             cuts=cuts,
+            shortest=np.minimum.reduceat(lengths, cuts[:-1]),
             longest=np.maximum.reduceat(lengths, cuts[:-1]),
             tokens=np.add.reduceat(lengths, cuts[:-1]),
         )
@@ -91,18 +110,25 @@ class BucketPlan:
         first = np.minimum(window.cuts[:-1] + share.rank * each, window.cuts[1:])
         return first, np.minimum(first + each, window.cuts[1:]), each
 
-    def _rows(self, order: BlockOrder, number: int) -> tuple[Ints, Ints, Ints]:
-        """Ids, lengths and first steps of a window's sequences, in the epoch's order."""
+    def _rows(self, order: BlockOrder, number: int) -> _Rows:
+        """The sequences of a window, in the epoch's order."""
         begin = number * self.window_sequences
         end = min(begin + self.window_sequences, self._manifest.sequences)
         first, behind = order.places_of_sequences(begin, end)
         blocks = order.blocks[first:behind]
         lengths = np.concatenate([self._lengths.of_blocks(*run) for run in _neighbours(blocks)]).astype(np.int64)
         counts = self._manifest.blocks["sequences"][blocks]
-        ids = np.repeat(self._first_id[blocks] - running(counts)[:-1], counts) + np.arange(len(lengths))
-        start = order.first_step[first] + np.cumsum(lengths) - lengths
+        places = np.arange(first, behind)
+        starting = places[counts > 0]
+        last = np.repeat(np.append(starting[1:], behind) - 1, counts[counts > 0])
         here = slice(begin - int(order.first_sequence[first]), end - int(order.first_sequence[first]))
-        return ids[here], lengths[here], start[here]
+        return _Rows(
+            ids=(np.repeat(self._first_id[blocks] - running(counts)[:-1], counts) + np.arange(len(lengths)))[here],
+            lengths=lengths[here],
+            start=(order.first_step[first] + np.cumsum(lengths) - lengths)[here],
+            place=np.repeat(places, counts)[here],
+            last_place=last[here],
+        )
 
     def _group(self, epoch: int, number: int, lengths: Ints) -> tuple[Ints, Ints]:
         """Rows of the window in batch order, and where batches begin."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from recurra.data.batch import Batch
 from recurra.data.buckets import BucketPlan, Ints, WindowPlan
 from recurra.data.columns import Rows
-from recurra.data.gather import Extents, TimeColumns
+from recurra.data.gather import TimeColumns
 from recurra.data.order import BlockOrder, ranges, running
 from recurra.data.plan import Position, Share
 from recurra.data.schema import Column, SequenceSchema
@@ -67,9 +67,8 @@ class BucketChunk:
         """[rows] this rank's rows of the window, in batch order."""
         self.cuts = running((stop - first)[start.at :])
         self.each = each[start.at :]
-        self.first_place = order.place_of_step(window.start[self.rows])
-        last_place = order.place_of_step(window.start[self.rows] + window.lengths[self.rows] - 1)
-        self.places = covered(self.first_place, last_place)
+        self.place = window.place[self.rows]
+        self.places = covered(self.place, window.last_place[self.rows])
 
     def assemble(self, rows: Mapping[int, Rows]) -> AssembledBuckets:
         return AssembledBuckets(self, rows)
@@ -84,32 +83,27 @@ class AssembledBuckets:
         self._start = start
         self._cuts: list[int] = chunk.cuts.tolist()
         self._each: list[int] = chunk.each.tolist()
+        self._shortest: list[int] = window.shortest[start.at :].tolist()
         self._longest: list[int] = window.longest[start.at :].tolist()
         self._tokens: list[int] = window.tokens[start.at :].tolist()
         self._lengths = window.lengths[chunk.rows]
         self._ids = window.ids[chunk.rows]
-        total = running(self._lengths)
-        self.real: list[int] = np.diff(total[chunk.cuts]).tolist()
+        self.real: list[int] = np.diff(running(self._lengths)[chunk.cuts]).tolist()
         blocks = [rows[place] for place in chunk.places.tolist()]
-        shift = (
-            running(np.array([block.steps for block in blocks], np.int64))[:-1] - chunk.order.first_step[chunk.places]
-        )
-        place = np.searchsorted(chunk.places, chunk.first_place)
-        rows_in_buffer = Extents(window.start[chunk.rows] + shift[place], self._lengths, chunk.cuts)
-        self._time = TimeColumns(schema, blocks, rows_in_buffer, window.longest[start.at :])
-        in_block = window.sequence[chunk.rows] - chunk.order.first_sequence[chunk.first_place]
-        first_row = running(np.array([len(block.offsets) - 1 for block in blocks], np.int64))
-        row = first_row[place] + in_block
+        longest = max(self._longest, default=0)
+        self._time = TimeColumns(schema, blocks, longest)
+        before, number = chunk.order, np.searchsorted(chunk.places, chunk.place)
+        shift = running(np.array([block.steps for block in blocks], np.int64))[:-1] - before.first_step[chunk.places]
+        self._offsets = window.start[chunk.rows] + shift[number]
+        shift = running(np.array([len(block.offsets) - 1 for block in blocks], np.int64))[:-1]
+        row = window.sequence[chunk.rows] + (shift - before.first_sequence[chunk.places])[number]
         self._sequence = {
             c.name: _pick([block.sequence[c.name] for block in blocks], row, c) for c in schema.sequence_columns
         }
         self._weight = self._sequence.get(WEIGHT, np.ones(len(chunk.rows), np.float32)).astype(np.float32, copy=False)
         # Every row starts at its first step: one pattern, as wide as the longest, serves all batches.
-        self._reset = np.zeros((max(self._each, default=0), max(self._longest, default=0)), np.bool_)
+        self._reset = np.zeros((max(self._each, default=0), longest), np.bool_)
         self._reset[:, :1] = True
-
-    def complete(self) -> None:
-        self._time.complete()
 
     def behind(self, index: int) -> Position:
         epoch, step = self._start.epoch, self._start.step + index + 1
@@ -120,14 +114,14 @@ class AssembledBuckets:
     def batch(self, index: int, position: dict[str, int | str]) -> Batch:
         low, high = self._cuts[index], self._cuts[index + 1]
         longest, each = self._longest[index], self._each[index]
-        columns: dict[str, NDArray[np.generic]] = {}
-        for name, padded in self._time.batch(index).items():
-            columns[name] = padded.copy() if high - low == each else _fill(padded, each)
+        lengths = self._lengths[low:high]
+        time = self._time.batch(self._offsets[low:high], lengths, self._shortest[index], longest)
+        columns = {name: _fill(rows, each) for name, rows in time.items()}
         for name, values in self._sequence.items():
             columns[name] = _fill(values[low:high], each)
         return Batch(
             columns=columns,
-            lengths=_fill(self._lengths[low:high], each),
+            lengths=_fill(lengths, each),
             reset=self._reset[:each, :longest],
             ids=_fill(self._ids[low:high], each, -1),
             weight=_fill(self._weight[low:high], each),

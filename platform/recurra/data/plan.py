@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from recurra.data.manifest import Manifest
 from recurra.data.order import Seed
@@ -93,8 +93,7 @@ class PlanOptions:
             raise ConfigError(f"lookahead is {self.lookahead}. Set it to 0 or more.")
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(NamedTuple):
     """Where a stream stands: the next batch to hand out. The same on all ranks, at any number of them."""
 
     epoch: int = 0

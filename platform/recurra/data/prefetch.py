@@ -89,11 +89,7 @@ class Prefetcher:
             try:
                 self._reader.source.expect(partial(self._use, epoch))
                 for assembled in self._assembled(chunks):
-                    if self._delivered:
-                        assembled.complete()
                     self._put(assembled)
-                    if not self._delivered:  # somebody waits for the first batch alone
-                        assembled.complete()
                     self._delivered = True
                 self._put(None)
             except _StoppedError:

@@ -21,10 +21,6 @@ class Assembled(Protocol):
     real: list[int]
     """Real steps of this rank's rows in each batch."""
 
-    def complete(self) -> None:
-        """Do ahead, in the background, what `batch` would have to do; the consumer may already be asking."""
-        ...
-
     def behind(self, index: int) -> Position:
         """The position behind batch `index`."""
         ...

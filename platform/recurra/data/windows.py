@@ -111,9 +111,6 @@ class AssembledLanes:
             self._reset[part.begin < part.stop, 0] = True
         self.real: list[int] = self._lengths.sum(axis=1).tolist()
 
-    def complete(self) -> None:
-        pass
-
     def behind(self, index: int) -> Position:
         return self._chunk.behind(index)
 
