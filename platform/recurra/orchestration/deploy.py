@@ -15,7 +15,8 @@ from recurra.errors import ClusterError, ConfigError
 from recurra.serving.run import ServeRun
 
 POLL_S = 0.5
-TRIES = 3
+TRIES = 5
+PAUSE_S = 2.0
 _PATH = "/api/serve/applications/"
 _FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 
@@ -170,12 +171,19 @@ class ServeApi:
         return response
 
     def _patiently(self, method: str, document: dict[str, Any] | None) -> httpx.Response:
-        """Ask again after a time-out: the first call starts Ray's Serve module, which a busy machine takes a while for."""
+        """Ask again after a time-out, and a PUT after a server's error, as KubeRay does.
+
+        The first call starts Ray's Serve module, which a busy machine takes a while for; and HAProxy cannot listen while
+        the one of a Serve that was just shut down still does.
+        """
         for _ in range(TRIES - 1):
             try:
-                return self._client.request(method, _PATH, json=document)
+                response = self._client.request(method, _PATH, json=document)
             except httpx.ReadTimeout:
                 continue
+            if method != "PUT" or response.status_code < 500:
+                return response
+            time.sleep(PAUSE_S)
         return self._client.request(method, _PATH, json=document)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -45,12 +46,16 @@ class ClusterPorts:
 
     @classmethod
     def choose(cls, http: int | None = None) -> Self:
-        """Free ports outside the ranges of Ray's workers and of outgoing connections."""
+        """Free ports outside the ranges of Ray's workers and of outgoing connections; no two of them are one."""
         names = [item.name for item in fields(cls) if not item.name.startswith("replica")]
-        chosen = dict(zip(names, free_ports(len(names)), strict=True))
+        replica_http = free_block(REPLICA_PORTS)
+        taken = set(range(replica_http, replica_http + REPLICA_PORTS))
+        replica_grpc = free_block(REPLICA_PORTS, taken)
+        taken.update(range(replica_grpc, replica_grpc + REPLICA_PORTS))
+        chosen = dict(zip(names, free_ports(len(names), taken), strict=True))
         if http is not None:
             chosen["http"] = http
-        return cls(**chosen, replica_http=free_block(REPLICA_PORTS), replica_grpc=free_block(REPLICA_PORTS))
+        return cls(**chosen, replica_http=replica_http, replica_grpc=replica_grpc)
 
     def environment(self) -> dict[str, str]:
         """What tells Ray and the fleet's collector of the ports that have no command-line option."""
@@ -69,26 +74,26 @@ class ClusterPorts:
         }
 
 
-def free_ports(count: int) -> list[int]:
-    """Distinct ports on which a server can listen now, on all addresses.
+def free_ports(count: int, taken: AbstractSet[int] = frozenset()) -> list[int]:
+    """Distinct ports on which a server can listen now, on all addresses, and which are not in `taken`.
 
     Raises:
         ClusterError: Fewer than `count` are free.
     """
     found: list[int] = []
     for port in _RANDOM.sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
-        if is_free(port):
+        if port not in taken and is_free(port):
             found.append(port)
             if len(found) == count:
                 return found
     raise ClusterError(f"Only {len(found)} of ports {FIRST}-{LAST} are free, {count} are needed. Stop other servers.")
 
 
-def free_block(length: int) -> int:
-    """First port of a run of `length` free ports."""
+def free_block(length: int, taken: AbstractSet[int] = frozenset()) -> int:
+    """First port of a run of `length` free ports, none of them in `taken`."""
     starts = range(FIRST, LAST + 1 - length, length)
     for start in _RANDOM.sample(starts, len(starts)):
-        if all(is_free(port) for port in range(start, start + length)):
+        if all(port not in taken and is_free(port) for port in range(start, start + length)):
             return start
     raise ClusterError(f"Ports {FIRST}-{LAST} have no {length} free ones in a row. Stop other servers.")
 

@@ -179,6 +179,22 @@ def test_a_slow_dashboard_is_asked_again_and_a_silent_one_given_up() -> None:
         api.statuses()
 
 
+def test_a_put_that_comes_too_early_is_put_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HAProxy cannot listen while the one of a Serve that was just shut down still does."""
+    monkeypatch.setattr(room, "PAUSE_S", 0.01)
+    dashboard = Dashboard()
+    refusals = [httpx.Response(500, text="Some protocols failed to start their listeners")] * 2
+
+    def early(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT" and refusals:
+            return refusals.pop()
+        return dashboard(request)
+
+    api = ServeApi("http://127.0.0.1:8265", httpx.MockTransport(early))
+    api.deploy(run("a"), http_port=8000, timeout_s=5, progress=print)
+    assert sorted(dashboard.apps) == ["a"]
+
+
 def test_a_dead_dashboard_is_an_error_at_once() -> None:
     """Not a stack trace of httpx."""
     with pytest.raises(ClusterError, match="does not answer"):

@@ -12,10 +12,14 @@ from recurra.orchestration import ports
 from recurra.orchestration.ports import REPLICA_PORTS, ClusterPorts, free_block, free_ports
 
 
-def test_the_ports_of_a_cluster_are_distinct_and_in_range() -> None:
+@pytest.mark.parametrize("attempt", range(20))
+def test_the_ports_of_a_cluster_are_distinct_and_in_range(attempt: int) -> None:
     """Ray starts with two servers on one port and fails much later, so it must not come to that."""
     chosen = ClusterPorts.choose()
+    blocks = [range(first, first + REPLICA_PORTS) for first in (chosen.replica_http, chosen.replica_grpc)]
     single = [port for name, port in asdict(chosen).items() if not name.startswith("replica")]
+    assert not set(blocks[0]) & set(blocks[1])
+    assert not set(single) & {*blocks[0], *blocks[1]}
     assert len(set(single)) == len(single)
     assert all(ports.FIRST <= port <= ports.LAST for port in asdict(chosen).values())
 
