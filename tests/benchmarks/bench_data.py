@@ -157,7 +157,16 @@ def python_of(bench: Bench, contender: Contender) -> Path:
         venv.create(folder, with_pip=True, clear=True)
         packages = [f"torch=={torch.__version__.partition('+')[0]}", f"pyarrow=={pa.__version__}", *contender.packages]
         subprocess.run(
-            [folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages],
+            [
+                folder / "bin/python",
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--no-compile",
+                "--disable-pip-version-check",
+                *packages,
+            ],
             check=True,
         )
         done.touch()

@@ -207,7 +207,8 @@ def peer_python(peer: Peer, venvs: Path) -> Path:
         torch_version = torch.__version__.partition("+")[0]
         packages = [f"torch=={torch_version}", "numpy", "safetensors", *peer.packages]
         subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True
+            [python, "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check", *packages],
+            check=True,
         )
         done.touch()
     return python

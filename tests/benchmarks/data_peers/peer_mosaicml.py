@@ -6,7 +6,15 @@ import os
 import sys
 
 import numpy as np
+import torch
 from reading import Reader, Request, join_ranks, pad, run
+
+for name in (
+    "nms",
+    "qnms",
+):  # the package imports torchvision, whose own operators are missing beside a CPU build of torch
+    torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 
 
