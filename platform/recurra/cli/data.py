@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recurra.cli.options import Address, Json
-from recurra.cli.output import Progress, emit_json, say, show_facts, show_table, size
+from recurra.cli.output import Bar, Progress, draw_bar, emit_json, say, show_facts, show_table, size
 
 if TYPE_CHECKING:
+    from recurra.data.inspect import DatasetReport
     from recurra.data.manifest import Manifest
     from recurra.data.sources import Field, Recipe
 
@@ -144,48 +145,52 @@ def inspect(
     examples: Annotated[int, typer.Option("--examples", "-n", help="Sequences to show.")] = 2,
     json: Json = False,
 ) -> None:
-    """Show what a dataset holds: columns, sizes, lengths, metadata, a few sequences.
+    """Show what a dataset holds: columns, sizes, lengths, what padding would cost, a few sequences.
 
     Example: recurra data inspect s3://recurra/reviews -n 5
     """
-    import numpy as np
+    from dataclasses import asdict
 
     from recurra.data.dataset import Dataset
+    from recurra.data.inspect import inspect_dataset
     from recurra.orchestration.local_platform import join_local_platform
 
     join_local_platform()
     dataset = Dataset.open(url)
-    lengths = dataset.lengths()
-    quantiles = [int(value) for value in np.quantile(lengths, [0, 0.5, 0.95, 1])]
-    shown = [_plain(dataset[number]) for number in range(min(examples, dataset.sequences))]
-    facts = {
-        **_describe(dataset.url, dataset.manifest),
-        "columns": dataset.schema.to_json(),
-        "length": dict(zip(("min", "median", "p95", "max"), quantiles, strict=True)),
-        "metadata": dataset.metadata,
-        "examples": shown,
-    }
+    report = inspect_dataset(dataset, examples)
     if json:
-        emit_json(facts)
-        return
+        emit_json({**asdict(report), "metadata": dataset.metadata})
+    else:
+        _show(report)
+
+
+def _show(report: DatasetReport) -> None:
     show_facts(
         (
-            ("dataset", f"{dataset.url}, version {dataset.version}, digest {dataset.digest[:12]}"),
-            ("sequences", f"{dataset.sequences:,}"),
-            ("steps", f"{dataset.steps:,}; a sequence has {quantiles[0]} to {quantiles[3]}, half up to {quantiles[1]}"),
-            ("size", f"{size(facts['bytes'])} in {facts['shards']} shard(s)"),
+            ("dataset", f"{report.url}, version {report.version}, digest {report.digest[:12]}"),
+            ("sequences", f"{report.sequences:,}"),
+            ("steps", f"{report.steps:,}"),
+            ("size", f"{size(report.bytes)} in {report.shards} shard(s), {report.blocks} block(s)"),
+            *report.metadata.items(),
         )
     )
-    rows = [
-        (c.name, c.dtype + (f"[{c.width}]" if c.width else ""), f"a {c.axis}".replace("time", "step"))
-        for c in dataset.schema.columns
-    ]
-    show_table(("column", "type", "one"), rows)
-    for key, value in dataset.metadata.items():
-        say(f"{key}: {_short(_summary(value), 240)}")
-    for number, example in enumerate(shown):
-        text = _as_text(dataset.metadata, example)
-        say(f"[{number}] {_short(text if text is not None else str(example), 400)}")
+    say()
+    types = [(c["name"], c["dtype"] + (f"[{c['width']}]" if c["width"] else ""), c["axis"]) for c in report.columns]
+    show_table(("column", "type", "one a"), [(n, t, axis.replace("time", "step")) for n, t, axis in types])
+    say(f"\nLengths: {report.shortest} to {report.longest} steps, median {report.median}, 95 % up to {report.p95}")
+    most = max(bar.count for bar in report.lengths)
+    rows = [(f"{b.low}-{b.high}", f"{b.count:,}", draw_bar(b.count / most)) for b in report.lengths]
+    show_table(("steps", "sequences", ""), rows, right=("steps", "sequences"))
+    say("\nPadding, as a share of all computed steps")
+    sizes = sorted({one.batch_sequences for one in report.waste})
+    shares = {(one.mode, one.batch_sequences): f"{one.share:.1%}" for one in report.waste}
+    modes = dict.fromkeys(one.mode for one in report.waste)
+    titles = [f"batch {count}" for count in sizes]
+    table = [(mode, *(shares[mode, count] for count in sizes)) for mode in modes]
+    show_table(("batches", *titles), table, right=titles)
+    for row in report.samples:
+        say()
+        show_facts(row.items())
 
 
 @data_app.command()
@@ -199,8 +204,8 @@ def verify(url: Url, json: Json = False) -> None:
 
     join_local_platform()
     dataset = Dataset.open(url)
-    progress = Progress()
-    dataset.verify(lambda done, total: progress(f"{size(done)} of {size(total)}"))
+    with Bar("verifying") as bar:
+        dataset.verify(bar)
     if json:
         emit_json({**_describe(dataset.url, dataset.manifest), "intact": True})
     else:
@@ -249,31 +254,3 @@ def _describe(url: str, manifest: Manifest) -> dict[str, Any]:
         "shards": len(manifest.shards),
         "bytes": sum(shard.bytes for shard in manifest.shards),
     }
-
-
-def _plain(example: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as lists, of long ones the start."""
-    return {name: value[:50].tolist() if getattr(value, "ndim", 0) else value for name, value in example.items()}
-
-
-def _as_text(metadata: dict[str, Any], example: dict[str, Any]) -> str | None:
-    from recurra.data.vocabulary import Vocabulary
-
-    if "vocabulary" not in metadata or "tokens" not in example:
-        return None
-    words = Vocabulary.from_json(metadata["vocabulary"]).decode(example["tokens"])
-    rest = {name: value for name, value in example.items() if name != "tokens"}
-    if "labels" in metadata and "label" in rest:
-        rest["label"] = metadata["labels"][int(rest["label"])]
-    return f"{words!r}" + (f" {rest}" if rest else "")
-
-
-def _summary(value: Any) -> str:
-    if isinstance(value, dict) and isinstance(value.get("entries"), list):
-        entries = value["entries"]
-        return f"{value.get('kind', '')} {len(entries)} entries: {' '.join(map(str, entries[:20]))}"
-    return str(value)
-
-
-def _short(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -9,10 +9,13 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
@@ -110,6 +113,44 @@ def duration(seconds: float) -> str:
 def moment(seconds: float | None) -> str:
     """A time as `2026-11-22 21:07:34`, in the machine's time zone; a dash for None."""
     return "-" if not seconds else datetime.fromtimestamp(seconds).isoformat(" ", "seconds")
+
+
+def draw_bar(share: float, width: int = 40) -> str:
+    """A horizontal bar for a share in [0, 1]; whatever is not zero is seen."""
+    eighths = math.ceil(share * width * 8 - 1e-9)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+class Bar:
+    """Bytes done of bytes in all: a bar in a terminal, elsewhere a line every few seconds; on stderr.
+
+    Args:
+        what: What is going on, such as "verifying".
+        every_s: Seconds between two lines.
+    """
+
+    def __init__(self, what: str, every_s: float = 5.0) -> None:
+        columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        self._drawn = RichProgress(*columns, console=_error_console(), disable=not _error_console().is_terminal)
+        self._task = self._drawn.add_task(what, total=None)
+        self._lines = Progress()
+        self._what = what
+        self._every_s = every_s
+        self._said_s = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._drawn.update(self._task, completed=done, total=total)
+        now = time.monotonic()
+        if self._drawn.disable and (now - self._said_s >= self._every_s or done == total):
+            self._said_s = now
+            self._lines(f"{self._what}: {size(done)} of {size(total)}")
+
+    def __enter__(self) -> Self:
+        self._drawn.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._drawn.stop()
 
 
 class Progress:

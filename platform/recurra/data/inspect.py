@@ -24,7 +24,7 @@ _SHOWN_CHARACTERS = 200
 
 @dataclass(frozen=True)
 class Waste:
-    """Share of padding among the steps of all batches, in [0, 1]."""
+    """Share of padding among the steps of all batches, in [0, 1]; `random` is what batches of arbitrary sequences pad."""
 
     mode: str
     batch_sequences: int
@@ -57,6 +57,8 @@ class DatasetReport:
     blocks: int
     shortest: int
     median: int
+    p95: int
+    """Length that 95 % of the sequences do not exceed."""
     longest: int
     lengths: list[LengthBar]
     waste: list[Waste]
@@ -80,6 +82,7 @@ def inspect_dataset(dataset: Dataset, samples: int = 3) -> DatasetReport:
         blocks=len(manifest.blocks),
         shortest=int(lengths.min()),
         median=int(np.median(lengths)),
+        p95=int(np.quantile(lengths, 0.95)),
         longest=int(lengths.max()),
         lengths=length_bars(lengths),
         waste=padding_waste(dataset, lengths),

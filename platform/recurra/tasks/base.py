@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -30,6 +31,22 @@ class TaskTensors:
     """[B, T] bool where a sequence starts inside the window; None when each row is one whole sequence."""
     targets: dict[str, Tensor]
     """Whatever `loss` needs: labels [B], next tokens [B, T], masks."""
+
+    def to(self, device: str) -> TaskTensors:
+        """The same on a device; to a GPU through pinned memory, so that the copies run beside what it computes."""
+        if device == "cpu":
+            return self
+        pin = torch.device(device).type == "cuda"
+
+        def copy(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if pin else tensor).to(device, non_blocking=pin)
+
+        return TaskTensors(
+            copy(self.inputs),
+            self.lengths,
+            None if self.reset is None else copy(self.reset),
+            {name: copy(value) for name, value in self.targets.items()},
+        )
 
 
 @dataclass(frozen=True)

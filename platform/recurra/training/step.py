@@ -133,7 +133,7 @@ class TrainStep:
             self.lanes.put(batch.lanes, {name: torch.cat([end[name] for end in ends]) for name in ends[0]})
 
     def _forward(self, batch: Batch, state: State | None) -> tuple[State, Loss]:
-        tensors = self.task.tensors(batch, self.device)
+        tensors = self.task.tensors(batch, "cpu").to(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast):
             outputs, end = self.model(tensors.inputs, state, tensors.lengths, tensors.reset)
         return end, self.task.loss(outputs.float(), tensors)

@@ -29,7 +29,7 @@ def test_a_csv_becomes_two_datasets_that_share_a_vocabulary(recurra: Command, re
     assert seen[0]["metadata"] == seen[1]["metadata"]
     assert seen[0]["metadata"]["labels"] == ["no", "yes"]
     assert [column["name"] for column in seen[0]["columns"]] == ["tokens", "label"]
-    assert seen[0]["length"] == {"min": 5, "median": 5, "p95": 5, "max": 5}
+    assert [seen[0][name] for name in ("shortest", "median", "p95", "longest")] == [5, 5, 5, 5]
 
 
 def test_inspect_shows_sequences_as_a_reader_would(recurra: Command, reviews: Path, local_url: str) -> None:
@@ -37,8 +37,23 @@ def test_inspect_shows_sequences_as_a_reader_would(recurra: Command, reviews: Pa
     recurra("data", "write", reviews, local_url, "--text", "text", "--label", "liked")
     shown = recurra("data", "inspect", local_url, "-n", 1)
     assert "film number 0 is bad" in shown.out
-    assert "{'label': 'no'}" in shown.out
-    assert max(map(len, shown.out.splitlines())) <= 240
+    assert "0 (no)" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_inspect_draws_lengths_and_says_what_padding_costs(recurra: Command, tmp_path: Path, local_url: str) -> None:
+    """Nobody chooses a batch mode by a number that nobody shows."""
+    file = tmp_path / "texts.txt"
+    file.write_text("\n".join("x" * (1 if n % 4 else 100) for n in range(64)))
+    recurra("data", "write", file, local_url, "--text", "text")
+    shown = [" ".join(line.split()) for line in recurra("data", "inspect", local_url).out.splitlines()]
+    assert any(line.startswith("1-1 48 " + "█" * 40) for line in shown)
+    assert any(line.endswith("16 " + "█" * 13 + "▍") for line in shown)
+    waste = recurra("data", "inspect", local_url, "--json").json["waste"]
+    shares = {(one["mode"], one["batch_sequences"]): one["share"] for one in waste}
+    assert f"random {shares['random', 16]:.1%} {shares['random', 64]:.1%} {shares['random', 256]:.1%}" in shown
+    assert shares["buckets", 16] < 0.01
+    assert shares["random", 16] > 0.5
 
 
 def test_a_second_write_needs_append(recurra: Command, reviews: Path, local_url: str) -> None:

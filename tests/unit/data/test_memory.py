@@ -15,8 +15,8 @@ from recurra.data.plan import PlanOptions
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.write import DatasetWriter
 
-STEPS = 32_000_000
-ALLOWED_BYTES = STEPS // 2
+STEPS = 100_000_000
+ALLOWED_BYTES = 16 << 20
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def long_sequence(tmp_path_factory) -> Dataset:
-    """One sequence of 32 million steps, written from a file without ever being in memory."""
+    """One sequence of 100 million steps, written from a file without ever being in memory."""
     path = tmp_path_factory.mktemp("long") / "values.npy"
     values = np.lib.format.open_memmap(path, "w+", np.uint8, (STEPS,))
     values[:] = np.arange(STEPS, dtype=np.uint32) * 7 % 251

@@ -161,3 +161,33 @@ def test_the_request_schema_takes_the_example_and_nothing_else(write: Write, kin
     assert schema["type"] == "object"
     assert schema["additionalProperties"] is False
     assert set(CASES[kind](write).instance) <= set(schema["properties"])
+
+
+def test_a_batch_moves_to_the_models_device_but_for_its_lengths(write: Write):
+    """Lengths are read on the CPU at every step: on a GPU each read would wait for all that it computes."""
+    case = CASES["language_model"](write)
+    tensors = case.task.tensors(
+        next(one_epoch(case.dataset, mode="lanes", batch_sequences=2, window=4, lookahead=1)), "cpu"
+    )
+
+    moved = tensors.to("meta")
+
+    assert moved.reset is not None
+    assert {value.device.type for value in (moved.inputs, moved.reset, *moved.targets.values())} == {"meta"}
+    assert moved.lengths.device.type == "cpu"
+    assert {name: value.shape for name, value in moved.targets.items()} == {
+        name: value.shape for name, value in tensors.targets.items()
+    }
+    assert tensors.to("cpu") is tensors
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("kind", CASES)
+def test_what_was_copied_to_a_gpu_is_what_was_there(write: Write, kind: str):
+    """Copies run beside the computation: one that came too late would train on the batch before."""
+    case = CASES[kind](write)
+    for batch in one_epoch(case.dataset, mode="buckets", batch_sequences=2):
+        tensors = case.task.tensors(batch, "cpu")
+        moved = tensors.to("cuda")
+        assert torch.equal(moved.inputs.cpu(), tensors.inputs)
+        assert all(torch.equal(moved.targets[name].cpu(), value) for name, value in tensors.targets.items())
