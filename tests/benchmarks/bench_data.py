@@ -237,7 +237,7 @@ def read(
                 "mode": mode,
             }
             started.append(start_reader(bench, contender, request))
-        return [finish_reader(contender, process) for process in started]
+        return [finish_reader(bench, contender, process) for process in started]
 
 
 def start_reader(bench: Bench, contender: Contender, request: Measured) -> subprocess.Popen[str]:
@@ -260,7 +260,7 @@ def start_reader(bench: Bench, contender: Contender, request: Measured) -> subpr
     return process
 
 
-def finish_reader(contender: Contender, process: subprocess.Popen[str]) -> Measured:
+def finish_reader(bench: Bench, contender: Contender, process: subprocess.Popen[str]) -> Measured:
     """The reader's counts; it and all that it started are ended."""
     try:
         output, _ = process.communicate(timeout=LIMIT_S)
@@ -270,7 +270,8 @@ def finish_reader(contender: Contender, process: subprocess.Popen[str]) -> Measu
     process.wait()
     lines = output.splitlines()
     if not lines or not lines[-1].startswith("{"):
-        raise RuntimeError(f"{contender.name} gave no answer.")
+        said = (bench.work / f"{contender.name}.log").read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"{contender.name} gave no answer. The end of what it said:\n{said}")
     counts: Measured = json.loads(lines[-1])
     return counts
 
