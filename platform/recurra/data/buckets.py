@@ -16,6 +16,9 @@ from recurra.data.plan import PlanOptions, Share, seed_of
 _MIN_RUNS = 8
 """Runs of blocks that a shuffled window mixes, at least, however few sequences were asked for."""
 _MAX_WINDOW_BYTES = 32 << 20
+_FIRST_SHARE = 4
+"""The first window of a shuffled epoch is this many times smaller than the others, but not smaller than what was asked
+for: somebody waits for its first batch, which needs all of its blocks."""
 _JITTER_BITS = 7
 """Lengths count up to 1/128 longer when rows are grouped, so that an epoch's batches are not those of the last one."""
 _INDEX_BITS, _NOISE_BITS = 24, 16
@@ -63,15 +66,15 @@ class _Rows(NamedTuple):
 
 
 class BucketPlan:
-    """Windows of `window_sequences` sequences in the epoch's order; a batch never spans two windows."""
+    """The epoch's order cut into windows; a batch never spans two of them."""
 
     def __init__(self, manifest: Manifest, options: PlanOptions, lengths: LengthIndex) -> None:
         self._manifest = manifest
         self._options = options
         self._lengths = lengths
         self._first_id = running(manifest.blocks["sequences"])
-        self.window_sequences = _window_sequences(manifest, options)
-        self.windows = -(-manifest.sequences // self.window_sequences)
+        self._first_window, self._window = _window_sequences(manifest, options)
+        self.windows = 1 + -(-(manifest.sequences - self._first_window) // self._window)
 
     def order(self, epoch: int) -> BlockOrder:
         """The blocks of the epoch."""
@@ -92,7 +95,7 @@ class BucketPlan:
         rows, cuts = self._group(epoch, number, found.lengths)
         lengths = found.lengths[rows]
         return WindowPlan(
-            sequence=rows + number * self.window_sequences,
+            sequence=rows + self._bounds(number)[0],
             ids=found.ids[rows],
             lengths=lengths,
             start=found.start[rows],
@@ -110,10 +113,14 @@ class BucketPlan:
         first = np.minimum(window.cuts[:-1] + share.rank * each, window.cuts[1:])
         return first, np.minimum(first + each, window.cuts[1:]), each
 
+    def _bounds(self, number: int) -> tuple[int, int]:
+        """First sequence of a window, in the epoch's order, and the one behind its last."""
+        begin = 0 if number == 0 else self._first_window + (number - 1) * self._window
+        return begin, min(self._first_window + number * self._window, self._manifest.sequences)
+
     def _rows(self, order: BlockOrder, number: int) -> _Rows:
         """The sequences of a window, in the epoch's order."""
-        begin = number * self.window_sequences
-        end = min(begin + self.window_sequences, self._manifest.sequences)
+        begin, end = self._bounds(number)
         first, behind = order.places_of_sequences(begin, end)
         blocks = order.blocks[first:behind]
         lengths = np.concatenate([self._lengths.of_blocks(*run) for run in _neighbours(blocks)]).astype(np.int64)
@@ -147,20 +154,21 @@ class BucketPlan:
         return (keys & np.uint64((1 << _INDEX_BITS) - 1)).astype(np.int64), cuts
 
 
-def _window_sequences(manifest: Manifest, options: PlanOptions) -> int:
-    """Sequences of a window: windows of an epoch are equally large, of the size asked for to twice that."""
+def _window_sequences(manifest: Manifest, options: PlanOptions) -> tuple[int, int]:
+    """Sequences of the first window and of each other one: windows are about equally large, of the size asked for to
+    twice that."""
     table = manifest.blocks
+    total, rows = manifest.sequences, options.batch_sequences or 1
     wanted = options.bucket_window
     if options.shuffle:
-        wanted = max(wanted, _MIN_RUNS * run_blocks(manifest) * manifest.sequences // len(table))
-    windows = max(
-        1,
-        manifest.sequences // wanted,
-        int(table["bytes"].sum()) // _MAX_WINDOW_BYTES,
-        manifest.sequences >> (_INDEX_BITS - 1),
-    )
-    rows = options.batch_sequences or 1
-    return -(-manifest.sequences // (windows * rows)) * rows
+        wanted = max(wanted, _MIN_RUNS * run_blocks(manifest) * total // len(table))
+    windows = max(1, total // wanted, int(table["bytes"].sum()) // _MAX_WINDOW_BYTES, total >> (_INDEX_BITS - 1))
+    window = first = -(-total // (windows * rows)) * rows
+    if options.shuffle and windows > 1:
+        first = min(first, -(-max(options.bucket_window, window // _FIRST_SHARE) // rows) * rows)
+        left = total - first
+        window = -(-left // (max(1, left // window) * rows)) * rows
+    return first, window
 
 
 def _neighbours(blocks: Ints) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Philox
 from numpy.typing import NDArray
 
 from recurra.data.manifest import Blocks, Manifest
@@ -27,7 +28,7 @@ class Seed:
         """`count` random 64-bit words of their own stream; stable over versions of numpy (raw Philox4x64-10)."""
         name = f"{self.digest}/{self.seed}/{self.epoch}/{purpose}/{number}"
         key = np.frombuffer(hashlib.sha256(name.encode()).digest()[:16], "<u8")
-        return np.asarray(np.random.Philox(key=key).random_raw(count), np.uint64)
+        return np.asarray(Philox(key=key).random_raw(count), np.uint64)
 
     def permutation(self, purpose: str, number: int, count: int) -> NDArray[np.int64]:
         """0 to `count` - 1 in random order."""

@@ -10,7 +10,7 @@ from recurra.data.manifest import Manifest
 from recurra.data.order import Seed
 from recurra.errors import ConfigError
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 """Rises when the same options give another order, so that an old position is refused instead of misread."""
 
 

@@ -32,11 +32,11 @@ def test_a_position_is_small_and_plain(mixed, options):
         (PlanOptions(batch_sequences=8, seed=1), "made with seed 0, this run has 1"),
         (
             PlanOptions(batch_sequences=9),
-            "made with plan 'v1 buckets sequences=8 .*', this run has 'v1 buckets sequences=9",
+            "made with plan 'v2 buckets sequences=8 .*', this run has 'v2 buckets sequences=9",
         ),
-        (PlanOptions(batch_tokens=8), "plan 'v1 buckets sequences=8"),
+        (PlanOptions(batch_tokens=8), "plan 'v2 buckets sequences=8"),
         (PlanOptions(batch_sequences=8, shuffle=False), "this run has '.*ordered'"),
-        (PlanOptions("lanes", batch_sequences=8, window=4), "this run has 'v1 lanes"),
+        (PlanOptions("lanes", batch_sequences=8, window=4), "this run has 'v2 lanes"),
     ],
 )
 def test_another_option_refuses_to_go_on(mixed, other, message):
