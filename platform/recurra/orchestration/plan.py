@@ -173,7 +173,7 @@ def _worker_bytes(run: TrainRun, model: SequenceModel, steps: int) -> int:
     """Weights, gradients, optimizer and activations of one worker: an estimate, on the safe side of a factor of two."""
     config = run.model
     weights = sum(weight.numel() for weight in model.parameters()) * 4
-    copies = 2 + {"adamw": 2, "sgd": 1, "rmsprop": 2}[run.train.optimizer] + (1 if run.train.ema else 0)
+    copies = 2 + {"adamw": 2, "sgd": 1, "rmsprop": 3}[run.train.optimizer] + (1 if run.train.ema else 0)
     rows = run.train.global_batch.sequences or (run.train.global_batch.tokens or 1) // max(1, steps) or 1
     rows_here = -(-rows // (run.train.worker_range[0] * run.train.accumulate))
     units = config.hidden_size * (_GATES[config.cell] + 2) * config.layers * (2 if config.bidirectional else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -14,69 +15,73 @@ from torch.nn import functional
 
 from recurra.config.section import Section
 from recurra.data.batch import Batch
-from recurra.data.schema import SequenceSchema
+from recurra.data.schema import Column, SequenceSchema
 from recurra.errors import ConfigError, RequestError, SchemaError
 from recurra.models.config import ModelConfig
 from recurra.models.sequence import ModelShape, SequenceModel
-from recurra.tasks.algorithms import copy_inputs, copy_schema
 from recurra.tasks.base import Encoded, Loss, Task, TaskTensors
 from recurra.tasks.instances import fields_of, step_field
-
-_LONGEST = 4096
+from recurra.tasks.problems.base import LONGEST, Problem
+from recurra.tasks.problems.build import ProblemName, problem_from_description
 
 
 class AlgorithmicConfig(Section):
     """Learn an algorithm from examples of its inputs and outputs."""
 
     kind: Literal["algorithmic"] = "algorithmic"
-    problem: Literal["copy"] = "copy"
-    """Copy: read vectors of bits, then say them again."""
+    problem: ProblemName = "copy"
+    """One of the NTM paper's: say vectors again; so often; recall what followed; guess the next bit; sort."""
 
 
 class AlgorithmicTask(Task):
     """Features of each step in, one logit for each bit of each step out.
 
     Args:
-        config: Which problem.
-        width: Bits of a vector.
+        problem: Which one, with its settings.
     """
 
     kind = "algorithmic"
     streams = True
     objective = ("bits_per_sequence", "min")
 
-    def __init__(self, config: AlgorithmicConfig, width: int) -> None:
-        self.config = config
-        self.width = width
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
 
     @classmethod
     def from_dataset(cls, config: Any, schema: SequenceSchema, metadata: Mapping[str, Any]) -> AlgorithmicTask:
-        width = schema.column("targets").width
-        if width is None or schema.columns != copy_schema(width).columns:
+        description = metadata.get("problem")
+        if not isinstance(description, Mapping) or description.get("name") != config.problem:
+            held = description.get("name") if isinstance(description, Mapping) else "no problem"
             raise SchemaError(
-                "The dataset does not have the columns of the copy problem: inputs float32 [T, W + 1], targets uint8 "
-                "[T, W], counted uint8 [T]. Write it with the job's prepare.py."
+                f"The dataset holds {held}, and task.problem is {config.problem}. Write it with the prepare.py of "
+                f"jobs/algorithmic, or set task.problem to what it holds."
             )
-        return cls(config, width)
+        problem = problem_from_description(description)
+        if schema.columns != problem.schema.columns:
+            raise SchemaError(
+                f"The dataset does not have the columns of {config.problem}: "
+                f"{', '.join(map(_shape, problem.schema.columns))}. Write it with the job's prepare.py."
+            )
+        return cls(problem)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> AlgorithmicTask:
-        return cls(AlgorithmicConfig.model_validate(description["config"]), description["width"])
+        return cls(problem_from_description(description["problem"]))
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "config": self.config.model_dump(mode="json"), "width": self.width}
+        return {"kind": self.kind, "problem": self.problem.describe()}
 
     def build_model(self, config: ModelConfig) -> SequenceModel:
-        return SequenceModel(
-            config, ModelShape(input="features", input_size=self.width + 1, output_size=self.width, per_step=True)
-        )
+        sizes = {"input_size": self.problem.input_size, "output_size": self.problem.output_size}
+        return SequenceModel(config, ModelShape(input="features", **sizes, per_step=True))
 
     @property
     def lookahead(self) -> int:
         return 0
 
     def tensors(self, batch: Batch, device: str) -> TaskTensors:
-        """Targets: `bits` [B, T, W], `counted` [B, T], and `present` [B], which is False for filler rows.
+        """Targets: `bits` [B, T, K], `counted` [B, T], `present` [B], which is False for filler rows, and `optimum` [B], the
+        bits that the best predictor pays, where a problem has one.
 
         Raises:
             ConfigError: The batch holds windows; an answer needs the whole of its question.
@@ -88,6 +93,9 @@ class AlgorithmicTask(Task):
             )
         present_B = (batch.lengths > 0) & (batch.weight > 0)
         counted_BT = batch.columns["counted"].astype(np.bool_) & present_B[:, None]
+        optimum = {}
+        if "optimum" in batch.columns:
+            optimum["optimum"] = torch.from_numpy(batch.columns["optimum"].astype(np.float64) * present_B)
         return TaskTensors(
             inputs=torch.from_numpy(batch.columns["inputs"].astype(np.float32)).to(device),
             lengths=torch.from_numpy(batch.lengths.astype(np.int64)),
@@ -96,6 +104,7 @@ class AlgorithmicTask(Task):
                 "bits": torch.from_numpy(batch.columns["targets"].astype(np.float32)).to(device),
                 "counted": torch.from_numpy(counted_BT).to(device),
                 "present": torch.from_numpy(present_B).to(device),
+                **optimum,
             },
         )
 
@@ -108,44 +117,51 @@ class AlgorithmicTask(Task):
             "wrong": wrong_BT.sum(),
             "solved": ((wrong_BT.sum(1) == 0) & tensors.targets["present"]).sum(),
         }
+        if "optimum" in tensors.targets:
+            sums["optimum"] = tensors.targets["optimum"].sum()
         return Loss(total=total, count=tensors.targets["present"].sum(), sums=sums)
 
     def metrics(self, total: float, count: float, sums: Mapping[str, float]) -> dict[str, float]:
-        """`loss` in nats and `bits_per_sequence`; `wrong_bits` a sequence; `solved`, the share without a wrong bit."""
+        """`loss` in nats and `bits_per_sequence`; `wrong_bits` a sequence; `solved`, the share without a wrong bit;
+        where the best possible predictor is known, `optimal_bits` it pays, and `excess_bits` over them."""
         sequences = max(count, 1.0)
-        return {
+        bits = total / sequences / math.log(2)
+        found = {
             "loss": total / sequences,
-            "bits_per_sequence": total / sequences / math.log(2),
+            "bits_per_sequence": bits,
             "wrong_bits": sums["wrong"] / sequences,
             "solved": sums["solved"] / sequences,
             "sequences": count,
         }
+        if "optimum" in sums:
+            optimal = sums["optimum"] / sequences
+            found |= {"optimal_bits": optimal, "excess_bits": bits - optimal}
+        return found
 
     def encode(self, instance: Any, context: Mapping[str, Any] | None = None) -> Encoded:
-        """`bits` poses a whole problem; `inputs` gives raw steps, for sessions that look on."""
-        row = ", ".join(["0"] * self.width)
-        fields = fields_of(instance, ("bits", "inputs"), f'{{"bits": [[{row}]]}}')
-        if len(fields) != 1:
-            seen = " and ".join(fields) or "neither bits nor inputs"
+        """A whole problem as the problem asks for it; or `inputs`, raw steps, for sessions that look on."""
+        asked = self.problem.fields
+        fields = fields_of(instance, (*asked, "inputs"), json.dumps(self.problem.example))
+        raw, missing = "inputs" in fields, [name for name in asked if name not in fields]
+        if raw and len(fields) > 1 or missing and not raw:
+            seen = " and ".join(fields) or "nothing"
             raise RequestError(
-                f'The instance has {seen}. Send one of them, such as {{"bits": [[{row}]]}}.', code="one_of"
+                f"The instance has {seen}. Send {' and '.join(asked)}, such as {json.dumps(self.problem.example)}, or "
+                "inputs alone.",
+                code="one_of",
             )
-        name = next(iter(fields))
-        steps = step_field(fields, name, self.width if name == "bits" else self.width + 1)
-        if not 1 <= len(steps) <= _LONGEST:
+        if not raw:
+            inputs_TD, answer_from = self.problem.pose(fields)
+            return Encoded(inputs=inputs_TD, context={"answer_from": answer_from})
+        steps = step_field(fields, "inputs", self.problem.input_size)
+        if not 1 <= len(steps) <= LONGEST:
             raise RequestError(
-                f"'{name}' has {len(steps)} steps. Send 1 to {_LONGEST}.",
+                f"'inputs' has {len(steps)} steps. Send 1 to {LONGEST}.",
                 status=413 if len(steps) else 422,
                 code="too_long" if len(steps) else "empty",
-                param=name,
+                param="inputs",
             )
-        if name == "inputs":
-            return Encoded(inputs=steps.astype(np.float32), context={"answer_from": 0})
-        if not np.isin(steps, (0, 1)).all():
-            raise RequestError(
-                f"'bits' holds {steps[~np.isin(steps, (0, 1))][0]:g}. Send 0 and 1 alone.", code="not_a_bit", param=name
-            )
-        return Encoded(inputs=copy_inputs(steps.astype(np.int64)), context={"answer_from": len(steps) + 1})
+        return Encoded(inputs=steps.astype(np.float32), context={"answer_from": 0})
 
     def decode(self, output: NDArray[np.float32], encoded: Encoded, options: Mapping[str, Any]) -> dict[str, Any]:
         """The answer's bits, and the probability that each is 1."""
@@ -154,19 +170,14 @@ class AlgorithmicTask(Task):
         return {"bits": (answer_TW > 0).astype(int).tolist(), "probabilities": probability_TW.tolist()}
 
     def request_schema(self) -> dict[str, Any]:
-        """`bits` [N, W], or raw `inputs` [T, W + 1]."""
-
-        def steps(width: int, item: dict[str, Any]) -> dict[str, Any]:
-            row = {"type": "array", "items": item, "minItems": width, "maxItems": width}
-            return {"type": "array", "items": row, "minItems": 1, "maxItems": _LONGEST}
-
+        """The problem's fields, or raw `inputs` [T, D]."""
+        asked, width = self.problem.fields, self.problem.input_size
+        row = {"type": "array", "items": {"type": "number"}, "minItems": width, "maxItems": width}
+        raw = {"type": "array", "items": row, "minItems": 1, "maxItems": LONGEST}
         return {
             "type": "object",
-            "properties": {
-                "bits": steps(self.width, {"type": "integer", "minimum": 0, "maximum": 1}),
-                "inputs": steps(self.width + 1, {"type": "number"}),
-            },
-            "oneOf": [{"required": ["bits"]}, {"required": ["inputs"]}],
+            "properties": {**asked, "inputs": raw},
+            "oneOf": [{"required": list(asked)}, {"required": ["inputs"]}],
             "additionalProperties": False,
         }
 
@@ -183,3 +194,8 @@ class AlgorithmicTask(Task):
                     }
                 )
         return rows
+
+
+def _shape(column: Column) -> str:
+    axes = [*(["T"] if column.axis == "time" else []), *([str(column.width)] if column.width is not None else [])]
+    return f"{column.name} {column.dtype} [{', '.join(axes)}]"

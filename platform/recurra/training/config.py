@@ -93,6 +93,16 @@ class ScheduleConfig(Section):
         return {"kind": value} if isinstance(value, str) else value
 
 
+class RmspropConfig(Section):
+    """How rmsprop measures gradients. `{decay: 0.95, centered: true}` with train.epsilon 0.01 and momentum 0.9 is the form
+    of Graves 2013 (arXiv 1308.0850, equations 38 to 45), which has its 1e-4 under the root."""
+
+    decay: float = Field(default=0.99, ge=0, lt=1)
+    """Of the mean of squared gradients."""
+    centered: bool = False
+    """Divide by the standard deviation of the gradient instead of its root mean square."""
+
+
 class TrainConfig(Section):
     """How a model is trained, on how many workers, and when it is saved."""
 
@@ -118,6 +128,10 @@ class TrainConfig(Section):
     """Of sgd and rmsprop."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the first and second moment of adamw, each in [0, 1)."""
+    rmsprop: RmspropConfig = RmspropConfig()
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment of adamw and rmsprop. Where a task can be solved to the last bit, gradients
+    fade, and with a tiny epsilon every update keeps its full size until one undoes the solution: take 1e-3 to 1e-2."""
     schedule: ScheduleConfig = ScheduleConfig()
     gradient_clip: GradientClipConfig = GradientClipConfig(norm=1.0)
     precision: Literal["fp32", "bf16-mixed"] = "fp32"

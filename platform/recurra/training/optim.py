@@ -19,8 +19,7 @@ from torch.optim.sgd import sgd
 from recurra.training.config import TrainConfig
 
 _MOMENTS = {"adamw": ("first", "second"), "sgd": ("momentum",), "rmsprop": ("second", "momentum")}
-"""What each rule keeps for each parameter."""
-_EPS = 1e-8
+"""What each rule keeps for each parameter; rmsprop also the "mean" of its gradients when it is centered."""
 
 
 class Optimizer:
@@ -37,6 +36,8 @@ class Optimizer:
         self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], config: TrainConfig, *, l2: float
     ) -> None:
         moments = _MOMENTS[config.optimizer]
+        if config.optimizer == "rmsprop" and config.rmsprop.centered:
+            moments = (*moments, "mean")
         self._config = config
         self.tensors: dict[str, Tensor] = {
             f"{moment}.{name}": torch.zeros_like(value, requires_grad=False)
@@ -96,7 +97,7 @@ def _adamw(group: _Group, config: TrainConfig, rate: float) -> None:
         beta2=config.betas[1],
         lr=rate,
         weight_decay=group.weight_decay,
-        eps=_EPS,
+        eps=config.epsilon,
         maximize=False,
     )
 
@@ -122,16 +123,16 @@ def _rmsprop(group: _Group, config: TrainConfig, rate: float) -> None:
         group.parameters,
         group.gradients,
         group.moments["second"],
-        [],
+        group.moments.get("mean", []),
         group.moments["momentum"],
         group.counts,
         foreach=True,
         lr=rate,
-        alpha=0.99,
-        eps=_EPS,
+        alpha=config.rmsprop.decay,
+        eps=config.epsilon,
         weight_decay=group.weight_decay,
         momentum=config.momentum,
-        centered=False,
+        centered=config.rmsprop.centered,
     )
 
 

@@ -8,7 +8,11 @@ import pytest
 from recurra.data.dataset import Dataset
 from recurra.data.vocabulary import Vocabulary
 from recurra.orchestration.job_file import load_job
+from recurra.registry.config import PublishConfig
 from recurra.tasks.build import task_from_dataset
+from recurra.tasks.problems.copying import Copy
+from recurra.tasks.problems.dataset import write_problems
+from recurra.training.work import train_here
 
 JOBS = Path(__file__).parents[3] / "jobs"
 
@@ -118,6 +122,55 @@ def test_copy_problems_are_written_in_two_sets(local_url: str):
     assert train.lengths().max() <= 2 * 4 + 1
     assert set(test.lengths().tolist()) == {2 * 9 + 1}
     check_fits("algorithmic/copy", local_url, ("train", "eval"))
+
+
+@pytest.mark.parametrize(
+    ("job", "steps"),
+    [
+        ("repeat-copy", 10 + 1 + 10 * 10 + 1),
+        ("associative-recall", 6 * 4 + 5 + 3),
+        ("dynamic-ngrams", 199),
+        ("priority-sort", 20 + 1 + 16),
+    ],
+)
+def test_the_papers_problems_are_evaluated_at_their_longest(local_url: str, job: str, steps: int):
+    """Figures are quoted for the longest sequences that training draws."""
+    prepare(f"algorithmic/{job}", "--out", local_url, "--sequences", "20", "--eval-sequences", "3")
+
+    assert Dataset.open(f"{local_url}/train").lengths().max() <= steps
+    assert set(Dataset.open(f"{local_url}/eval").lengths().tolist()) == {steps}
+    check_fits(f"algorithmic/{job}", local_url, ("train", "eval"))
+
+
+def test_a_published_model_is_measured_beyond_its_training(tmp_path: Path):
+    """`generalise.py` takes what `recurra train` published, and asks longer questions."""
+    url = f"file://{tmp_path}"
+    copy = Copy(width=2)
+    write_problems(f"{url}/train", copy, 20, [(1, 3)], seed=0)
+    run = load_job(
+        JOBS / "algorithmic/copy/job.yaml", [f"data.train={url}/train", f"data.eval={url}/train"]
+    ).train_run()
+    run = run.model_copy(
+        update={
+            "runs": f"{url}/runs",
+            "publish": PublishConfig(model="copy", alias="production", registry=f"{url}/registry"),
+            "train": run.train.model_copy(update={"steps": 3}),
+        }
+    )
+    train_here(run)
+
+    arguments = ["copy@production", "3", "12", "--registry", f"{url}/registry", "--sequences", "20"]
+    done = subprocess.run(
+        [sys.executable, JOBS / "algorithmic/generalise.py", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [line[0] for line in lines] == ["3", "12"]
+    assert float(lines[0][1]) == pytest.approx(6, rel=0.4)  # a bit for each bit, after three updates
+    assert float(lines[1][1]) == pytest.approx(24, rel=0.4)
 
 
 @pytest.mark.parametrize("job", ["sentiment", "retail-forecast"])

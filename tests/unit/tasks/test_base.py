@@ -14,12 +14,12 @@ from recurra.data.vocabulary import ByteVocabulary
 from recurra.models.config import ModelConfig
 from recurra.models.sequence import SequenceModel
 from recurra.tasks.algorithmic import AlgorithmicConfig
-from recurra.tasks.algorithms import copy_examples, copy_schema
 from recurra.tasks.base import Task
 from recurra.tasks.build import TASKS, task_from_dataset, task_from_description
 from recurra.tasks.classification import ClassificationConfig
 from recurra.tasks.forecast_config import ForecastingConfig
 from recurra.tasks.language_model import LanguageModelConfig
+from recurra.tasks.problems.copying import Copy
 
 from .conftest import Write, one_epoch
 
@@ -64,7 +64,8 @@ def forecasting(write: Write) -> Case:
 
 
 def algorithmic(write: Write) -> Case:
-    dataset = write(copy_schema(3), {}, copy_examples(3, width=3, shortest=1, longest=4, seed=0))
+    copy = Copy(width=3)
+    dataset = write(copy.schema, {"problem": copy.describe()}, copy.examples(3, [(1, 4)], seed=0))
     return Case(
         dataset, task_from_dataset(AlgorithmicConfig(), dataset.schema, dataset.metadata), {"bits": [[0, 1, 1]]}
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.data.write import DatasetWriter
-from recurra.tasks.algorithms import copy_examples, copy_schema
+from recurra.tasks.problems.copying import Copy
 from recurra.training.ranks import Ranks
 from recurra.training.run import TrainRun
 from recurra.training.trainer import Trainer
@@ -44,8 +44,9 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for _ in range(sequences):
                 letters = generator.integers(97, 105, generator.integers(5, 40))
                 writer.write({"tokens": np.concatenate([[vocabulary.bos], letters])})
-    with DatasetWriter(f"file://{base}/copy", copy_schema(3), {}) as writer:
-        for example in copy_examples(40, width=3, shortest=1, longest=4, seed=1):
+    copy = Copy(width=3)
+    with DatasetWriter(f"file://{base}/copy", copy.schema, {"problem": copy.describe()}) as writer:
+        for example in copy.examples(40, [(1, 4)], seed=1):
             writer.write(example)
     return base
 

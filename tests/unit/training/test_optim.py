@@ -11,6 +11,14 @@ REFERENCES = {
     "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.01, fused=True),
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9, fused=True),
     "rmsprop": lambda groups: torch.optim.RMSprop(groups, lr=0.01, momentum=0.9, foreach=True),
+    "centered": lambda groups: torch.optim.RMSprop(
+        groups, lr=0.01, momentum=0.9, alpha=0.95, eps=1e-4, centered=True, foreach=True
+    ),
+    "steady": lambda groups: torch.optim.AdamW(groups, lr=0.01, eps=1e-3, fused=True),
+}
+SETTINGS = {
+    "centered": {"optimizer": "rmsprop", "rmsprop": {"decay": 0.95, "centered": True}, "epsilon": 1e-4},
+    "steady": {"optimizer": "adamw", "epsilon": 1e-3},
 }
 
 
@@ -25,7 +33,8 @@ def test_updates_are_those_of_torchs_own_optimizer(parameters, kind):
     """Its functions are called without its classes: the numbers must be the same, decay of matrices alone included."""
     theirs = {name: torch.nn.Parameter(value.clone()) for name, value in parameters.items()}
     gradients = {name: torch.zeros_like(value) for name, value in parameters.items()}
-    ours = Optimizer(parameters, gradients, TrainConfig(steps=1, optimizer=kind), l2=0.1)
+    settings = SETTINGS.get(kind, {"optimizer": kind})
+    ours = Optimizer(parameters, gradients, TrainConfig.model_validate({"steps": 1, **settings}), l2=0.1)
     reference = REFERENCES[kind](
         [{"params": [theirs["weight"]], "weight_decay": 0.1}, {"params": [theirs["bias"]], "weight_decay": 0.0}]
     )
@@ -37,6 +46,21 @@ def test_updates_are_those_of_torchs_own_optimizer(parameters, kind):
         reference.step()
 
     assert all(torch.equal(parameters[name], theirs[name]) for name in parameters)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "rmsprop"])
+def test_with_a_larger_epsilon_updates_fade_with_the_gradient(parameters, kind):
+    """Else the last updates of a solved task are as large as the first ones, and now and then undo the solution."""
+    sizes = {}
+    for epsilon in (1e-8, 1e-3):
+        weight = {"weight": torch.zeros(4, 4)}
+        gradient = {"weight": torch.full((4, 4), 1e-6)}
+        optimizer = Optimizer(weight, gradient, TrainConfig(steps=1, optimizer=kind, epsilon=epsilon), l2=0.0)
+        for _ in range(50):
+            optimizer.step(1e-3)
+        sizes[epsilon] = float(weight["weight"].abs().max())
+
+    assert sizes[1e-3] < 0.01 * sizes[1e-8]
 
 
 def test_a_step_does_not_import_the_compiler():
