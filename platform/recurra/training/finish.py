@@ -20,9 +20,11 @@ from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
 from recurra.training.start import DATA, ENVIRONMENT
 from recurra.training.trainer import Trainer
+from recurra.training.weightings import trace_heads
 
 RESULT = "result.json"
 SAMPLES = "samples.json"
+HEADS = "heads.json"
 
 
 def finish(
@@ -36,6 +38,8 @@ def finish(
     if trainer.ranks.rank:
         return None
     store.write(SAMPLES, json.dumps(evaluation.samples, indent=1).encode())
+    if heads := _heads(trainer):
+        store.write(HEADS, json.dumps(heads, separators=(",", ":")).encode())
     result = RunResult(
         name=run.name,
         reason=reason,
@@ -62,6 +66,18 @@ def _whole_evaluation(trainer: Trainer, step: int, emit: Callable[[RunEvent], No
         return trainer.evaluated_whole[1]
     emit(RunEvent("evaluate", "the best checkpoint on all evaluation data", step))
     return trainer.evaluate(lambda done: None, whole=True)
+
+
+def _heads(trainer: Trainer) -> dict[str, Any] | None:
+    """What the heads of an NTM do on a sequence of the evaluation data, with the weights that are published."""
+    if trainer.evaluation is None or trainer.update.model.config.cell != "ntm":
+        return None
+    batches = trainer.evaluation()
+    try:
+        with trainer.update.published_weights():
+            return trace_heads(trainer.update.task, trainer.update.model, batches)
+    finally:
+        batches.close()
 
 
 def _publish(run: TrainRun, trainer: Trainer, store: Store, result: RunResult) -> dict[str, str]:

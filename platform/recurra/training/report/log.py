@@ -24,6 +24,8 @@ class RunLog:
     data: dict[str, Any]
     result: dict[str, Any]
     samples: list[dict[str, Any]]
+    heads: dict[str, Any]
+    """What an NTM's heads did on one sequence; empty for other models."""
     steps: dict[str, Column]
     """Name -> one number a step, in order; NaN where there was none."""
     layer_norms: dict[str, Column]
@@ -49,6 +51,7 @@ def read_log(store: Store) -> RunLog:
         data=_json(store, "data.json", {}),
         result=_json(store, "result.json", {}),
         samples=_json(store, "samples.json", []),
+        heads=_json(store, "heads.json", {}),
         steps={name: _column([record.get(name) for record in records]) for name in names},
         layer_norms={name: _column([record["layer_norms"].get(name) for record in with_layers]) for name in layers},
         layer_steps=_column([record["step"] for record in with_layers]),

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from recurra.storage.store import Store
 from recurra.training.report.axis import number_text, seconds_text
+from recurra.training.report.heads import heads_html
 from recurra.training.report.log import Column, RunLog, read_log
 from recurra.training.report.plot import Frame, Series, Span, heat_map, line_plot, smooth, time_line
 from recurra.training.report.samples import sample_html
@@ -35,6 +36,7 @@ def render(log: RunLog) -> str:
         plots=[(title, note, Markup(svg)) for title, note, svg in _plots(log)],
         layers=Markup(_layers(log)),
         time_line=Markup(_time_line(log)),
+        heads=Markup(heads_html(log.heads)) if log.heads else "",
         samples=[Markup(sample_html(sample)) for sample in log.samples],
         metrics=sorted(log.result.get("metrics", {}).items()),
         job=json.dumps(log.job, indent=2),

@@ -1,0 +1,194 @@
+"""How surely Neural Turing Machines learn the problems of their paper, seed by seed, and how far they generalise.
+
+Each seed is trained by its job file under jobs/algorithmic, with the trainer of `recurra train` (without Ray: one worker in
+this process's children), and the published model is measured at sizes within and beyond its training. An LSTM of the
+paper's size learns from the same data, by the same job with another model and rate.
+
+    python tests/benchmarks/bench_algorithmic.py --problems copy --seeds 10 --jobs 2
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from algorithmic_plot import Curve, draw
+
+from recurra.orchestration.job_file import load_job
+from recurra.registry.registry import Registry
+from recurra.training.generalisation import metrics_at
+from recurra.training.work import train_here
+
+JOBS = Path(__file__).parents[2] / "jobs" / "algorithmic"
+
+PROBLEMS = {
+    # sizes that are measured (the first is the longest of training), and bits below which a run has solved it
+    "copy": (("20", "10", "30", "50", "80", "120"), 1.0),
+    "repeat-copy": (("10x10", "5x5", "20x10", "10x20"), 0.1),
+    "associative-recall": (("6", "8", "10", "12", "15", "20"), 0.1),
+    "dynamic-ngrams": (("200",), 2.0),
+    "priority-sort": (("20",), 1.0),
+}
+PAPER_LSTM = {
+    # hidden units of three layers and learning rate: table 3 of the paper
+    "copy": (256, 3e-5),
+    "repeat-copy": (512, 3e-5),
+    "associative-recall": (256, 3e-5),
+    "dynamic-ngrams": (128, 1e-4),
+    "priority-sort": (128, 3e-5),
+}
+
+
+def train(problem, cell, seed, data, options):
+    """One seed: metrics by size, updates and seconds."""
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = [
+            f"name={problem}-{cell}-{seed}",
+            f"runs=file://{scratch}/runs",
+            f"data.train={data}/train",
+            f"data.eval={data}/eval",
+            f"publish.registry=file://{scratch}/registry",
+            f"train.seed={seed}",
+            *options["settings"],
+        ]
+        if cell == "lstm":
+            size, rate = PAPER_LSTM[problem]
+            settings += [
+                "model.cell=lstm",
+                "model.layers=3",
+                f"model.hidden_size={size}",
+                f"train.learning_rate={rate}",
+            ]
+            settings += [f"train.stop.max_duration={options['lstm_s']}"]
+        run = load_job(JOBS / problem / "job.yaml", settings).train_run()
+        start_s = time.process_time()
+        result = train_here(run)
+        cpu_s = time.process_time() - start_s
+        loaded = Registry(f"file://{scratch}/registry").load(run.publish.model)
+        return {
+            "problem": problem,
+            "cell": cell,
+            "seed": seed,
+            "bits": {size: bits_at(loaded, size) for size in PROBLEMS[problem][0]},
+            "best_step": result.best_step,
+            "sequences": result.best_step * run.train.global_batch.sequences,
+            "trained_sequences": result.steps * run.train.global_batch.sequences,
+            "cpu_s": round(cpu_s, 1),
+        }
+
+
+def bits_at(loaded, size):
+    """Bits a sequence; of n-grams, bits above the optimum."""
+    sizes = [int(part) for part in size.split("x")]
+    steps = math.prod(sizes)
+    found = metrics_at(loaded.task, loaded.model, sizes, sequences=max(40, min(200, 4000 // steps)), seed=2)
+    return found.get("excess_bits", found["bits_per_sequence"])
+
+
+def summary(problem, cell, found):
+    """What is reported of one problem and cell."""
+    sizes, bar = PROBLEMS[problem]
+    bits = {size: sorted(one["bits"][size] for one in found) for size in sizes}
+    return {
+        "problem": problem,
+        "cell": cell,
+        "seeds": len(found),
+        "bar": bar,
+        "solved": {size: sum(value < bar for value in values) for size, values in bits.items()},
+        "median": {size: statistics.median(values) for size, values in bits.items()},
+        "lowest": {size: values[0] for size, values in bits.items()},
+        "highest": {size: values[-1] for size, values in bits.items()},
+        "median_sequences": statistics.median(one["trained_sequences"] for one in found),
+        "median_cpu_s": statistics.median(one["cpu_s"] for one in found),
+    }
+
+
+def tell(row):
+    print(
+        f"\n{row['problem']}, {row['cell']}: {row['seeds']} seeds, {row['median_sequences']:.0f} sequences, "
+        f"{row['median_cpu_s']:.0f} s of one core each; solved = below {row['bar']} bits"
+    )
+    print(f"{'size':>8} {'solved':>8} {'median':>10} {'lowest':>10} {'highest':>10}")
+    for size in sorted(row["median"], key=lambda text: [int(part) for part in text.split("x")]):
+        values = f"{row['median'][size]:10.4f} {row['lowest'][size]:10.4f} {row['highest'][size]:10.4f}"
+        print(f"{size:>8} {row['solved'][size]:>5}/{row['seeds']:<2} {values}", flush=True)
+
+
+def curves(rows):
+    """Lines of the plots, a plot for each problem that was measured at more than one size."""
+    plots = {}
+    for row in rows:
+        by_length = {int(size): size for size in row["median"] if "x" not in size}
+        if len(by_length) > 1:
+            x = sorted(by_length)
+            values = [np.array([row[name][by_length[at]] for at in x]) for name in ("median", "lowest", "highest")]
+            name = f"{row['cell'].upper()}, median of {row['seeds']}"
+            plots.setdefault(row["problem"], []).append(Curve(name, np.array(x, float), *values))
+    return plots
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--problems", default=",".join(PROBLEMS), help="some of them, with commas between")
+    parser.add_argument("--cells", default="ntm,lstm")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--lstm-seeds", type=int, default=1)
+    parser.add_argument("--lstm-seconds", type=int, default=120, help="wall-clock time of one LSTM")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; each takes one core")
+    parser.add_argument("--set", action="append", default=[], help="such as train.steps=1000, for every job")
+    parser.add_argument("--keep", type=Path, help="file of results: one JSON line a seed, which a later call adds to")
+    parser.add_argument("--plots", type=Path, help="directory for bits-by-length plots (SVG)")
+    options = parser.parse_args()
+    problems, cells = options.problems.split(","), options.cells.split(",")
+    found = read(options.keep)
+    with tempfile.TemporaryDirectory() as scratch, multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        pending = []
+        for problem in problems:
+            data = f"file://{scratch}/{problem}"
+            subprocess.run([sys.executable, JOBS / problem / "prepare.py", "--out", data], check=True)
+            for cell in cells:
+                for seed in range(options.seeds if cell == "ntm" else options.lstm_seeds):
+                    if not any((one["problem"], one["cell"], one["seed"]) == (problem, cell, seed) for one in found):
+                        extra = {"settings": options.set, "lstm_s": options.lstm_seconds}
+                        pending.append(pool.apply_async(train, (problem, cell, seed, data, extra)))
+        for answer in pending:
+            one = answer.get()
+            found.append(one)
+            bits = ", ".join(f"{size}: {value:.3f}" for size, value in one["bits"].items())
+            print(f"{one['problem']} {one['cell']} seed {one['seed']}: {one['cpu_s']:.0f} s; {bits}", flush=True)
+            if options.keep is not None:
+                with options.keep.open("a") as file:
+                    file.write(json.dumps(one) + "\n")
+    rows = []
+    for problem in PROBLEMS:
+        for cell in ("ntm", "lstm"):
+            of_this = [one for one in found if (one["problem"], one["cell"]) == (problem, cell)]
+            if of_this:
+                rows.append(summary(problem, cell, of_this))
+                tell(rows[-1])
+    if options.plots is not None:
+        options.plots.mkdir(parents=True, exist_ok=True)
+        for problem, lines in curves(rows).items():
+            (options.plots / f"{problem}.svg").write_text(draw(problem.replace("-", " "), lines))
+    print(json.dumps({"bench": "algorithmic", "rows": rows}))
+
+
+def read(file):
+    """Results of earlier calls."""
+    if file is None or not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    main()
