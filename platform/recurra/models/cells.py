@@ -1,6 +1,7 @@
 """One recurrent layer in one direction, on torch's own kernels: Elman, GRU and LSTM.
 
-Weights have torch.nn's names and layout, so they can be exchanged with it. Sequences run on torch's kernels; one step
+Weights have torch.nn's names and layout, so they can be exchanged with it. Sequences run on torch's kernels, or natively
+where that is faster (on a CPU: Elman and GRU layers, whose steps torch calls one by one; LSTM layers in training); one step
 runs on cell functions, because torch's LSTM kernel packs its weights anew at every call (10 times slower for one step).
 """
 
@@ -14,11 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recurra.models.backend import backend
 from recurra.models.config import ModelConfig
 from recurra.models.core import last_real
+from recurra.models.native import recurrent
+from recurra.models.native.library import available
 from recurra.models.state import State, where_rows
 from recurra.models.window import Window
 
+SMALL_BATCH = 8
+"""Fewer rows run natively whatever the number of threads, of which the native kernels use one."""
 SATURATED = 1e4
 """Pre-activation whose sigmoid is exactly 1, and exactly 0 when negative, in every float type."""
 
@@ -70,6 +76,7 @@ class GatedCell(Cell):
     """
 
     gates: ClassVar[int]
+    zoneout = 0.0
 
     def __init__(self, input_size: int, config: ModelConfig, sizes: dict[str, int]) -> None:
         super().__init__(input_size, sizes, learned_start=config.learned_initial_state)
@@ -114,6 +121,24 @@ class GatedCell(Cell):
             weight_hh = functional.dropout(weight_hh, self.weight_drop)
         return [self.weight_ih, weight_hh, self.bias_ih, self.bias_hh]
 
+    @property
+    @abstractmethod
+    def kind(self) -> str | None:
+        """The kernel's word for the cell, one of `recurrent.KINDS`; None where the kernel lacks an option of it."""
+
+    def cell_weights(self, weights: list[Tensor]) -> recurrent.CellWeights:
+        """What the kernel adds to, or does with, the product of the last output."""
+        return recurrent.CellWeights(weights[3])
+
+    def runs_native(self, x: Tensor) -> bool:
+        """Whether the native kernels can take such inputs."""
+        return backend() != "eager" and available(x.device, self.weight_hh.dtype)
+
+    def _pays(self, x: Tensor, threads: int) -> bool:
+        """Whether a native window is faster than torch's kernel, which shares a batch among `threads` threads or more."""
+        few = x.shape[0] < SMALL_BATCH or torch.get_num_threads() <= threads
+        return few and self.runs_native(x) and not torch.is_autocast_enabled(x.device.type)
+
     @abstractmethod
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
@@ -123,6 +148,31 @@ class GatedCell(Cell):
     @abstractmethod
     def _advance(self, x_BD: Tensor, state: State, weights: list[Tensor]) -> State:
         """One step."""
+
+    def _project_and_run(
+        self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
+    ) -> tuple[Tensor, State]:
+        projected_TBG = functional.linear(x_BTD.transpose(0, 1), weights[0], weights[2])
+        return self._run_native(projected_TBG, state, weights, lengths_B, {})
+
+    def _run_native(
+        self,
+        projected_TBG: Tensor,
+        state: State,
+        weights: list[Tensor],
+        lengths_B: Tensor | None,
+        kept: State,
+    ) -> tuple[Tensor, State]:
+        """A segment in the weights' own type, from the inputs' share of the pre-activations."""
+        assert self.kind is not None
+        kind, dtype = recurrent.KINDS[self.kind], self.weight_hh.dtype
+        start = (state["h"].to(dtype), state["c"].to(dtype) if "c" in state else None)
+        lengths_B = None if lengths_B is None else lengths_B.cpu().contiguous()
+        rows = recurrent.Rows(lengths_B, kept.get("h"), kept.get("c"))
+        with torch.autocast("cpu", enabled=False):
+            layer = recurrent.Layer(kind, self.zoneout, weights[1], self.cell_weights(weights))
+            y_TBH, *after = recurrent.run(layer, projected_TBG.to(dtype), start, rows)
+        return y_TBH.transpose(0, 1), dict(zip(self.sizes, after, strict=True))
 
     def _single(
         self, x_B1D: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
@@ -143,11 +193,17 @@ class ElmanCell(GatedCell):
         super().__init__(input_size, config, {"h": config.hidden_size})
         self.relu = config.nonlinearity == "relu"
 
+    @property
+    def kind(self) -> str:
+        return "relu" if self.relu else "tanh"
+
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
     ) -> tuple[Tensor, State]:
         if x_BTD.shape[1] == 1:
             return self._single(x_BTD, state, lengths_B, weights)
+        if self._pays(x_BTD, threads=2):
+            return self._project_and_run(x_BTD, state, lengths_B, weights)
         run = torch.rnn_relu if self.relu else torch.rnn_tanh
         y_BTH, h_1BH = run(x_BTD, state["h"][None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return y_BTH, {"h": h_1BH[0] if lengths_B is None else last_real(y_BTH, lengths_B, state["h"])}
@@ -161,6 +217,7 @@ class GruCell(GatedCell):
     """Cho et al. 2014 (arXiv 1406.1078), with the reset gate after the recurrent product, as cuDNN has it."""
 
     gates = 3
+    kind = "gru"
 
     def __init__(self, input_size: int, config: ModelConfig) -> None:
         super().__init__(input_size, config, {"h": config.hidden_size})
@@ -172,6 +229,8 @@ class GruCell(GatedCell):
     ) -> tuple[Tensor, State]:
         if x_BTD.shape[1] == 1:
             return self._single(x_BTD, state, lengths_B, weights)
+        if self._pays(x_BTD, threads=2):
+            return self._project_and_run(x_BTD, state, lengths_B, weights)
         y_BTH, h_1BH = torch.gru(x_BTD, state["h"][None].contiguous(), weights, True, 1, 0.0, False, False, True)
         return y_BTH, {"h": h_1BH[0] if lengths_B is None else last_real(y_BTH, lengths_B, state["h"])}
 
@@ -183,6 +242,7 @@ class LstmCell(GatedCell):
     """Hochreiter and Schmidhuber 1997 with forget gates; their bias starts at 1 (Jozefowicz et al. 2015)."""
 
     gates = 4
+    kind = "lstm"
 
     def __init__(self, input_size: int, config: ModelConfig) -> None:
         super().__init__(input_size, config, {"h": config.hidden_size, "c": config.hidden_size})
@@ -193,6 +253,8 @@ class LstmCell(GatedCell):
     ) -> tuple[Tensor, State]:
         if x_BTD.shape[1] == 1:
             return self._single(x_BTD, state, lengths_B, weights)
+        if torch.is_grad_enabled() and self._pays(x_BTD, threads=1):
+            return self._project_and_run(x_BTD, state, lengths_B, weights)
         start = (state["h"][None].contiguous(), state["c"][None].contiguous())
         if lengths_B is not None:
             x_BTD, weights = self._freeze_padding(x_BTD, lengths_B, weights)

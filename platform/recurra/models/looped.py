@@ -1,10 +1,12 @@
 """Cells with options that torch's kernels lack: layer normalisation, zoneout, peepholes, and projection (on a CPU).
 
-The products with the inputs are made for all steps at once; the rest runs step by step.
+The products with the inputs are made for all steps at once. The rest runs step by step: on a CPU in one native call, but
+for projection; else on torch's operations.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional
 
 from recurra.models.cells import GatedCell, chrono_bias, start_lstm_biases
 from recurra.models.config import ModelConfig
+from recurra.models.native import recurrent
 from recurra.models.state import State, where_rows
 
 
@@ -34,18 +37,30 @@ class LoopedCell(GatedCell):
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
     ) -> tuple[Tensor, State]:
+        batch, steps = x_BTD.shape[:2]
+        kept: State = {}
+        if self.training and self.zoneout:
+            kept = {n: draw_kept((steps, batch, size), self.zoneout, x_BTD.device) for n, size in self.sizes.items()}
+        projected_TBG = self._project(x_BTD.transpose(0, 1), weights)
+        if self.kind is not None and self.runs_native(x_BTD):
+            return self._run_native(projected_TBG, state, weights, lengths_B, kept)
         outputs = []
-        full_steps = x_BTD.shape[1] if lengths_B is None else int(lengths_B.min())
-        for t, projected_BG in enumerate(self._project(x_BTD, weights).unbind(1)):
-            following = self._mix(self._gate(projected_BG, state, weights), state, by_chance=self.training)
+        full_steps = steps if lengths_B is None else int(lengths_B.min())
+        for t, projected_BG in enumerate(projected_TBG.unbind(0)):
+            following = self._mix(self._gate(projected_BG, state, weights), state, {n: m[t] for n, m in kept.items()})
             if lengths_B is not None and t >= full_steps:
                 following = where_rows(lengths_B.to(x_BTD.device) > t, following, state)
             state = following
             outputs.append(state["h"])
         return torch.stack(outputs, 1), state
 
+    def cell_weights(self, weights: list[Tensor]) -> recurrent.CellWeights:
+        if not isinstance(self.norm_h, nn.LayerNorm):
+            return super().cell_weights(weights)
+        return recurrent.CellWeights(self.norm_h.bias + weights[3], self.norm_h.weight)
+
     def _advance(self, x_BD: Tensor, state: State, weights: list[Tensor]) -> State:
-        return self._mix(self._gate(self._project(x_BD, weights), state, weights), state, by_chance=False)
+        return self._mix(self._gate(self._project(x_BD, weights), state, weights), state, {})
 
     @abstractmethod
     def _gate(self, projected_BG: Tensor, state: State, weights: list[Tensor]) -> State:
@@ -59,13 +74,26 @@ class LoopedCell(GatedCell):
         recurrent: Tensor = self.norm_h(functional.linear(h_BH, weights[1]))
         return recurrent + weights[3]
 
-    def _mix(self, new: State, old: State, *, by_chance: bool) -> State:
+    def _mix(self, new: State, old: State, kept: State) -> State:
+        """New and old values: by mask where there is one, else in proportion."""
         new = {name: value.to(old[name].dtype) for name, value in new.items()}
         if not self.zoneout:
             return new
-        if by_chance:
-            return {n: torch.where(torch.rand_like(v) < self.zoneout, old[n], v) for n, v in new.items()}
+        if kept:
+            return where_units(kept, old, new)
         return {n: torch.lerp(v, old[n], self.zoneout) for n, v in new.items()}
+
+
+def where_units(kept: State, old: State, new: State) -> State:
+    """Unit by unit: the old value where the mask is True, else the new one."""
+    return {name: torch.where(kept[name], old[name], value) for name, value in new.items()}
+
+
+def draw_kept(shape: tuple[int, ...], prob: float, device: torch.device) -> Tensor:
+    """A mask that is True with the given chance, to 1 / 65536: four units out of one draw, since draws are what it costs."""
+    count = math.prod(shape)
+    draws = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
+    return (draws.view(torch.int16)[:count] < round(prob * 65536) - 32768).view(shape)
 
 
 class LoopedElmanCell(LoopedCell):
@@ -77,6 +105,10 @@ class LoopedElmanCell(LoopedCell):
         super().__init__(input_size, config, {"h": config.hidden_size})
         self.relu = config.nonlinearity == "relu"
 
+    @property
+    def kind(self) -> str:
+        return "relu" if self.relu else "tanh"
+
     def _gate(self, projected_BG: Tensor, state: State, weights: list[Tensor]) -> State:
         total_BH = projected_BG + self._recur(state["h"], weights)
         return {"h": total_BH.relu() if self.relu else total_BH.tanh()}
@@ -86,6 +118,7 @@ class LoopedGruCell(LoopedCell):
     """As `GruCell`."""
 
     gates = 3
+    kind = "gru"
 
     def __init__(self, input_size: int, config: ModelConfig) -> None:
         super().__init__(input_size, config, {"h": config.hidden_size})
@@ -117,6 +150,16 @@ class LoopedLstmCell(LoopedCell):
             self.weight_hr = nn.Parameter(torch.empty(config.projection_size, size))
             nn.init.xavier_uniform_(self.weight_hr)
         start_lstm_biases(self, config.chrono_steps)
+
+    @property
+    def kind(self) -> str | None:
+        return "lstm" if self.weight_hr is None else None
+
+    def cell_weights(self, weights: list[Tensor]) -> recurrent.CellWeights:
+        own = super().cell_weights(weights)._replace(peepholes=self.peepholes)
+        if not isinstance(self.norm_c, nn.LayerNorm):
+            return own
+        return own._replace(cell_gain=self.norm_c.weight, cell_shift=self.norm_c.bias)
 
     def _gate(self, projected_BG: Tensor, state: State, weights: list[Tensor]) -> State:
         entry, forget, cell, out = (projected_BG + self._recur(state["h"], weights)).chunk(4, 1)

@@ -18,6 +18,7 @@ from recurra.models.config import ModelConfig
 from recurra.models.controllers import CONTROLLERS
 from recurra.models.core import Core, blank_padding, cut_at_resets, mask_of
 from recurra.models.native import ntm as native
+from recurra.models.native.library import available
 from recurra.models.state import State, StateSpec, StateTensor, where_rows
 
 CONSTANT_START = 1e-6
@@ -103,7 +104,7 @@ class NtmCore(Core):
 
     def step(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
         weights = self.kernel_weights()
-        if backend() == "eager" or not native.available(x_BD.device, weights.heads.dtype):
+        if backend() == "eager" or not available(x_BD.device, weights.heads.dtype):
             halves, state, _ = self._advance(self.controller.project(x_BD), state)
             return torch.cat(halves, 1), state
         if torch.is_grad_enabled():
@@ -145,7 +146,7 @@ class NtmCore(Core):
         return blank_padding(y_BTH, lengths_B), state, traced
 
     def _runs_native(self, x: Tensor) -> bool:
-        return backend() != "eager" and native.available(x.device, self.heads.weight.dtype)
+        return backend() != "eager" and available(x.device, self.heads.weight.dtype)
 
     def _run_native(
         self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None

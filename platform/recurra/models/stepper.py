@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recurra.models.backend import backend
 from recurra.models.native import ntm as native
+from recurra.models.native.library import available
 from recurra.models.ntm import KERNEL_ORDER, NtmCore
 from recurra.models.sequence import SequenceModel
 from recurra.models.state import State
@@ -41,7 +42,7 @@ def build_stepper(model: SequenceModel, batch: int) -> Stepper:
     plain = model.pooling is None and model.shape.input == "features" and isinstance(model.head, torch.nn.Linear)
     if isinstance(core, NtmCore) and plain and backend() != "eager":
         weight = core.heads.weight
-        if weight.dtype == torch.float32 and native.available(weight.device, weight.dtype):
+        if weight.dtype == torch.float32 and available(weight.device, weight.dtype):
             return NtmStepper(model, batch)
     return PlainStepper(model, batch)
 

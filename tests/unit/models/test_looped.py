@@ -1,9 +1,11 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
+from recurra.models.backend import use_backend
 from recurra.models.cells import GruCell, LstmCell
 from recurra.models.config import ModelConfig, RegularisationConfig
-from recurra.models.looped import LoopedGruCell, LoopedLstmCell
+from recurra.models.looped import LoopedGruCell, LoopedLstmCell, draw_kept
 from recurra.models.window import Window
 
 
@@ -12,7 +14,8 @@ def run(cell, x_BTD, state=None):
     return cell(x_BTD, state, Window(x_BTD.shape[1], None, None))
 
 
-def test_without_options_the_loops_give_what_the_kernels_give():
+@pytest.mark.parametrize("backend", ["auto", "eager"])
+def test_without_options_the_loops_give_what_the_kernels_give(backend):
     """An option that is switched off must change nothing."""
     for looped, kernel in ((LoopedLstmCell, LstmCell), (LoopedGruCell, GruCell)):
         torch.manual_seed(0)
@@ -21,7 +24,10 @@ def test_without_options_the_loops_give_what_the_kernels_give():
         plain.load_state_dict(cell.state_dict())
         x_BTD = torch.randn(2, 5, 3).double()
 
-        assert_close(run(cell, x_BTD), run(plain, x_BTD), atol=1e-12, rtol=1e-12)
+        with torch.no_grad():  # where LSTM layers run on torch's kernel
+            expected = run(plain, x_BTD)
+        with use_backend(backend):
+            assert_close(run(cell, x_BTD), expected, atol=1e-12, rtol=1e-12)
 
 
 def test_layer_normalisation_and_peepholes_are_the_papers():
@@ -60,6 +66,23 @@ def test_zoneout_keeps_old_values_by_chance_in_training_and_mixes_them_otherwise
     assert 0.2 < kept.float().mean() < 0.3
     new_B1H = (mixed_B1H - 0.25 * 5.0) / 0.75
     assert_close(trained_B1H[~kept], new_B1H[~kept], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.01, 0.25, 0.99])
+def test_a_mask_has_its_chance_at_every_place_and_none_depends_on_its_neighbour(prob):
+    """Four units share one draw of 64 bits: all of its bits must count alike."""
+    torch.manual_seed(0)
+    kept = draw_kept((50_000, 4), prob, torch.device("cpu")).float()
+
+    assert_close(kept.mean(0), torch.full((4,), prob), atol=0.01, rtol=0)
+    assert_close(
+        kept.t() @ kept / 50_000, torch.full((4, 4), prob**2) + torch.eye(4) * (prob - prob**2), atol=0.01, rtol=0
+    )
+
+
+def test_an_odd_number_of_units_gets_a_mask_too():
+    """Draws come in fours, units do not."""
+    assert draw_kept((3, 5), 0.5, torch.device("cpu")).shape == (3, 5)
 
 
 def test_projection_is_torchs():

@@ -4,10 +4,20 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
+from recurra.models.backend import use_backend
 from recurra.models.config import ModelConfig, RegularisationConfig
 from recurra.models.recurrent import RecurrentStack
 
 TORCH = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+
+
+@pytest.fixture(autouse=True, scope="module", params=["auto", "eager"])
+def each_backend(request):
+    """What is said here holds with the native kernels and without them."""
+    with use_backend(request.param):
+        yield
+
+
 TIGHT = {"atol": 1e-12, "rtol": 1e-12}
 
 

@@ -9,12 +9,16 @@ import ctypes
 import functools
 import subprocess
 import warnings
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from recurra.config.env import cache_dir, native_kernels_wanted
 from recurra.models.native import compiling
 
+SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+"""Types that the kernels compute in, and how the names of their functions end."""
 LEVELS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 """What torch finds the CPU to be -> the instruction set to build for; other CPUs get the compiler's default."""
 
@@ -35,6 +39,26 @@ def kernels() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
+
+
+def available(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels can be called for such tensors; builds them when it is asked first."""
+    return device.type == "cpu" and dtype in SUFFIXES and kernels() is not None
+
+
+@functools.cache
+def function(name: str, *, returns_index: bool = False) -> Any:
+    """A function of the library; it returns nothing, or an integer of 64 bits."""
+    library = kernels()
+    assert library is not None
+    found = library[name]
+    found.restype = ctypes.c_int64 if returns_index else None
+    return found
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's numbers begin, for a pointer of a kernel's structure; None = a null pointer."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _reason(exc: OSError | subprocess.SubprocessError) -> str:

@@ -331,7 +331,7 @@ using recurra::Index;
 using recurra::Shape;
 
 // Numbers in the workspace; it begins with what each step knew, [T, B, R * M + H].
-Index recurra_ntm_workspace(const Shape* s) { return recurra::Workspace(*s).size; }
+Index recurra_ntm_workspace_size(const Shape* s) { return recurra::Workspace(*s).size; }
 
 // out[rows, n] = A[rows, depth] W[n, depth]^T + bias[n], for few rows.
 void recurra_linear_f32(Index rows, Index n, Index depth, const float* A, const float* W, const float* bias, float* out) {

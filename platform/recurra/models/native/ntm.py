@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recurra.models.config import NtmConfig
-from recurra.models.native.library import kernels
+from recurra.models.native.library import SUFFIXES, address, function
 from recurra.models.native.pool import Lease, lend
 
 CONTROLLERS = {"lstm": 0, "gru": 1, "feed_forward": 2}
-SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 
 State = tuple[Tensor | None, ...]
 """Memory [B, M, N], weightings [B, R, N] and [B, W, N], reads [B, R, M], controller's output and cell [B, H] or None."""
@@ -75,11 +74,6 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("batch", "steps", *Sizes._fields, "keep")]
 
 
-def available(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether `run` and `step` can be called for such tensors; builds the kernels when it is asked first."""
-    return device.type == "cpu" and dtype in SUFFIXES and kernels() is not None
-
-
 def run(sizes: Sizes, x_TBD: Tensor, weights: Weights, states: tuple[State, State], rows: Rows) -> tuple[Tensor, State]:
     """`y_TBH`, zero in padding, and the state after each row's last real step.
 
@@ -107,8 +101,8 @@ def step(sizes: Sizes, x_BD: Tensor, weights: Weights, state: State) -> tuple[Te
     y_BH = x_BD.new_empty(batch, sizes.hidden + sizes.read_heads * sizes.width)
     end = [None if t is None else torch.empty_like(t) for t in held[6:]]
     shape, workspace = _prepared(sizes, batch, dtype)
-    pointers = _Pointers(*map(_address, held), *NOTHING, workspace, _address(y_BH), *map(_address, end))
-    _function("recurra_ntm_forward_" + SUFFIXES[dtype])(shape, pointers)
+    pointers = _Pointers(*map(address, held), *NOTHING, workspace, address(y_BH), *map(address, end))
+    function("recurra_ntm_forward_" + SUFFIXES[dtype])(shape, pointers)
     return y_BH, tuple(end)
 
 
@@ -131,9 +125,9 @@ class StepInPlace:
         self._y = torch.empty(self._rows, self._depth)
         self._out = torch.empty(self._rows, outputs)
         self._held = (state, torch.empty(_workspace(shape)))
-        places = list(map(_address, state))
-        self._pointers = _Pointers(*[None] * 6, *places, *NOTHING, _address(self._held[1]), _address(self._y), *places)
-        self._machine, self._linear = _function("recurra_ntm_forward_f32"), _function("recurra_linear_f32")
+        places = list(map(address, state))
+        self._pointers = _Pointers(*[None] * 6, *places, *NOTHING, address(self._held[1]), address(self._y), *places)
+        self._machine, self._linear = function("recurra_ntm_forward_f32"), function("recurra_linear_f32")
         self._linear_sizes = tuple(map(ctypes.c_int64, (self._rows, outputs, self._depth)))
 
     def __call__(self, x_BD: Tensor, weights: Weights, head: Tensor | None, bias: Tensor | None) -> Tensor:
@@ -216,7 +210,7 @@ def _shape(sizes: Sizes, batch: int, steps: int, keep: bool) -> _Shape:
 
 def _workspace(shape: _Shape) -> int:
     """Numbers in the workspace."""
-    numbers: int = _function("recurra_ntm_workspace")(ctypes.byref(shape))
+    numbers: int = function("recurra_ntm_workspace_size", returns_index=True)(ctypes.byref(shape))
     return numbers
 
 
@@ -245,22 +239,9 @@ def _prepared(sizes: Sizes, batch: int, dtype: torch.dtype) -> tuple[Any, int]:
 
 def _call(name: str, dtype: torch.dtype, shape: _Shape, tensors: Sequence[Tensor | None]) -> None:
     """Tensors go as an array of pointers, which is what the kernel's structures are."""
-    pointers = (ctypes.c_void_p * len(tensors))(*map(_address, tensors))
-    _function(f"recurra_ntm_{name}_{SUFFIXES[dtype]}")(ctypes.byref(shape), pointers)
+    pointers = (ctypes.c_void_p * len(tensors))(*map(address, tensors))
+    function(f"recurra_ntm_{name}_{SUFFIXES[dtype]}")(ctypes.byref(shape), pointers)
 
 
 def _ready(tensor: Tensor | None) -> bool:
     return tensor is None or tensor.is_contiguous()
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-@functools.cache
-def _function(name: str) -> Any:
-    library = kernels()
-    assert library is not None
-    function = library[name]
-    function.restype = ctypes.c_int64 if name.endswith("workspace") else None
-    return function

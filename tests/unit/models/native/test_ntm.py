@@ -13,7 +13,10 @@ from recurra.models.config import ModelConfig, NtmConfig
 from recurra.models.native.library import kernels
 from recurra.models.ntm import NtmCore
 
-pytestmark = pytest.mark.skipif(kernels() is None, reason="no C++ compiler on this machine")
+pytestmark = [
+    pytest.mark.skipif(kernels() is None, reason="no C++ compiler on this machine"),
+    pytest.mark.usefixtures("instruction_set"),
+]
 
 
 @st.composite
