@@ -13,6 +13,7 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -21,6 +22,9 @@ from recurra.models.config import ModelConfig
 from recurra.models.native.library import kernels
 from recurra.models.sequence import ModelShape, SequenceModel
 from recurra.models.stepper import build_stepper
+from recurra.serving.compute import Compute
+from recurra.serving.slots import Slots, StateLayout
+from recurra.serving.work import Sequence
 
 spec = importlib.util.spec_from_file_location("ntm_reference", Path(__file__).with_name("ntm_reference.py"))
 reference = importlib.util.module_from_spec(spec)
@@ -58,30 +62,39 @@ def stepping(model, batch):
 
     def run():
         nonlocal state
-        with torch.inference_mode():
-            _, state = model.step(x, state)
+        _, state = model.step(x, state)
 
     return run
 
 
-def streaming(model, batch, backend):
-    """One step of a stream whose state stays in place."""
+def streaming(model, batch):
+    """One step of a batch in the slots of a server: what its engine calls."""
     x = torch.randn(batch, BITS + 1)
-    with use_backend(backend):
-        stepper = build_stepper(model, batch)
+    slots = Slots(StateLayout(model.state_spec), model.zero_state(1), batch, torch.device("cpu"))
+    stepper = build_stepper(model, slots.state)
+    rows = list(range(batch))
+    return lambda: stepper.step(x, rows)
 
-    return lambda: stepper.step(x)
+
+def computing(model, batch):
+    """The same step with the engine's share: next inputs and slots of each sequence, a failure caught."""
+    slots = Slots(StateLayout(model.state_spec), model.zero_state(1), batch, torch.device("cpu"))
+    compute = Compute(model, slots, deterministic=False)
+    sequences = [
+        Sequence(np.random.randn(1, BITS + 1).astype(np.float32), print, slot=slots.take()) for _ in range(batch)
+    ]
+
+    return lambda: compute.step(sequences)
 
 
 def functional_stepping(model, batch):
-    """One step of serving's engine: state in, state out."""
+    """`SequenceModel.step`: state in, state out."""
     x = torch.randn(batch, BITS + 1)
     state = model.zero_state(batch)
 
     def run():
         nonlocal state
-        with torch.inference_mode():
-            _, state = model.step(x, state)
+        _, state = model.step(x, state)
 
     return run
 
@@ -123,17 +136,16 @@ def main():
             result[f"train_ms_b{batch}"] = round(us / 1e3, 2)
             print(f"train, batch {batch}: {us / 1e3:.2f} ms, {ratio:.1f} times the transcription's speed", flush=True)
         batched = reference.ReferenceNtm(ours.core, ours.head, batched=True)
-        ratio, _ = compare(training(batched, 32), training(ours, 32), turns=options.turns, calls=3)
-        result["train_ratio_b32_without_loop_over_rows"] = round(ratio, 1)
-        for batch in (1, 64):
-            ours_now = streaming(ours, batch, options.backend)
-            ratio, us = compare(stepping(theirs, batch), ours_now, turns=5 * options.turns, calls=10)
-            result[f"step_us_b{batch}"] = round(us, 1)
-            result[f"step_ratio_b{batch}"] = round(ratio, 1)
-            print(f"step, batch {batch}: {us:.0f} us, {ratio:.1f} times", flush=True)
-        ratio, us = compare(stepping(theirs, 1), functional_stepping(ours, 1), turns=5 * options.turns, calls=10)
-        result["functional_step_us_b1"] = round(us, 1)
-        result["functional_step_ratio_b1"] = round(ratio, 1)
+        for batch, calls in ((1, 8), (32, 3)):
+            ratio, _ = compare(training(batched, batch), training(ours, batch), turns=options.turns, calls=calls)
+            result[f"train_ratio_b{batch}_without_loop_over_rows"] = round(ratio, 1)
+        for batch in (1, 64):  # all of it in inference mode, as the engine's thread is
+            for name, way in (("", streaming), ("engine_", computing), ("functional_", functional_stepping)):
+                turns = 5 * options.turns if batch == 1 else options.turns
+                with torch.inference_mode():
+                    ratio, us = compare(stepping(theirs, batch), way(ours, batch), turns=turns, calls=100)
+                result[f"{name}step_us_b{batch}"], result[f"{name}step_ratio_b{batch}"] = round(us, 1), round(ratio, 1)
+                print(f"{name}step, batch {batch}: {us:.1f} us, {ratio:.1f} times", flush=True)
     print(json.dumps(result))
 
 

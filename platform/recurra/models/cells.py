@@ -130,6 +130,10 @@ class GatedCell(Cell):
         """What the kernel adds to, or does with, the product of the last output."""
         return recurrent.CellWeights(weights[3])
 
+    def input_norm(self) -> tuple[Tensor, Tensor | None]:
+        """What the product with the inputs is shifted by, and the gain of its normalisation where it has one."""
+        return self.bias_ih, None
+
     def runs_native(self, x: Tensor) -> bool:
         """Whether the native kernels can take such inputs."""
         return backend() != "eager" and available(x.device, self.weight_hh.dtype)

@@ -59,6 +59,11 @@ class LoopedCell(GatedCell):
             return super().cell_weights(weights)
         return recurrent.CellWeights(self.norm_h.bias + weights[3], self.norm_h.weight)
 
+    def input_norm(self) -> tuple[Tensor, Tensor | None]:
+        if not isinstance(self.norm_x, nn.LayerNorm):
+            return super().input_norm()
+        return self.norm_x.bias + self.bias_ih, self.norm_x.weight
+
     def _advance(self, x_BD: Tensor, state: State, weights: list[Tensor]) -> State:
         return self._mix(self._gate(self._project(x_BD, weights), state, weights), state, {})
 

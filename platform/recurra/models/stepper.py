@@ -1,92 +1,176 @@
-"""A model that steps in place: for streams whose state nobody else holds, where every microsecond counts."""
+"""A model that steps in place: on states that lie in rows of larger tensors, such as a server's slots.
+
+The engine and whoever streams call a `Stepper` and know nothing of the cell: it is built from the model and from tensors
+that its `StateSpec` describes.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from recurra.errors import ConfigError
 from recurra.models.backend import backend
-from recurra.models.native import ntm as native
+from recurra.models.cells import GatedCell
+from recurra.models.embedding import TiedHead
+from recurra.models.native import ntm, recurrent
 from recurra.models.native.library import available
+from recurra.models.native.stepping import Ends, StackInPlace, StepLayer
 from recurra.models.ntm import KERNEL_ORDER, NtmCore
+from recurra.models.pooling import LastPooling
+from recurra.models.recurrent import RecurrentStack
 from recurra.models.sequence import SequenceModel
-from recurra.models.state import State
+from recurra.models.state import State, put_rows, select_rows
+
+Precision = Literal["float32", "int8"]
+"""`int8`: the matrices of rnn, gru and lstm layers as 8-bit integers, in native steps on a CPU alone. Three to seven times
+faster at batch 1; an output is then off by about 1 % of its range (tests/benchmarks/RESULTS.md)."""
 
 
 class Stepper(ABC):
-    """Holds the state of a fixed number of sequences. Not for several threads at once."""
-
-    @property
-    @abstractmethod
-    def state(self) -> State:
-        """The current state; read it before the next step, or copy it."""
+    """Steps sequences whose state is in rows of tensors that it shares with its owner. Not for several threads at once."""
 
     @abstractmethod
-    def load(self, state: State) -> None:
-        """Go on from a copy of this state."""
+    def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
+        """As `SequenceModel.step` in eval mode, without gradients: outputs [B, K], in memory of their own.
 
-    @abstractmethod
-    def step(self, inputs_B: Tensor) -> Tensor:
-        """As `SequenceModel.step`, without gradients; the output [B, K] is overwritten by the next step.
+        Args:
+            inputs_B: Token ids [B] int64, or features [B, D].
+            rows: Where each sequence has its state, which is advanced; no row twice. When the step fails, no state has
+                changed.
 
         Raises:
             ModelError: The model cannot step.
+            IndexError: A token is not in the vocabulary.
         """
 
 
-def build_stepper(model: SequenceModel, batch: int) -> Stepper:
-    """The fastest stepper for the model in eval mode, at the start of `batch` sequences; weights are read at each step."""
-    core = model.core
-    plain = model.pooling is None and model.shape.input == "features" and isinstance(model.head, torch.nn.Linear)
-    if isinstance(core, NtmCore) and plain and backend() != "eager":
-        weight = core.heads.weight
-        if weight.dtype == torch.float32 and available(weight.device, weight.dtype):
-            return NtmStepper(model, batch)
-    return PlainStepper(model, batch)
+def build_stepper(
+    model: SequenceModel, state: State, *, precision: Precision = "float32", fixed_rows: int | None = None
+) -> Stepper:
+    """The fastest stepper for a model, with its weights as they are now.
+
+    Args:
+        model: In eval mode.
+        state: Tensors [S, ...] as `model.state_spec` describes them, on the model's device; each row contiguous, the rows at
+            any distance from one another. Read and written at each step.
+        precision: Of the products.
+        fixed_rows: Every number shall come out of products of so many rows, so that it does not depend on the batch. (Native
+            steppers give the same numbers at any batch.)
+
+    Raises:
+        ConfigError: `precision` is int8 and the model has no such steps here.
+    """
+    native = _build_native(model, state, precision)
+    if native is not None:
+        return native
+    if precision != "float32":
+        raise ConfigError(
+            f"precision is {precision}, but this model has no native steps here: they need rnn, gru or lstm layers without "
+            "projection, attention window and mean or max pooling, float32 weights on a CPU, and the native kernels. "
+            "Set it to float32."
+        )
+    return PlainStepper(model, state, fixed_rows)
 
 
 class PlainStepper(Stepper):
-    """Steps any model by its own `step`."""
+    """Steps any model by its own `step`, on copies of the rows."""
 
-    def __init__(self, model: SequenceModel, batch: int) -> None:
+    def __init__(self, model: SequenceModel, state: State, fixed_rows: int | None = None) -> None:
         self._model = model
-        self._state = model.zero_state(batch, next(model.parameters()).device)
+        self._state = state
+        self._fixed_rows = fixed_rows
 
-    @property
-    def state(self) -> State:
-        return self._state
-
-    def load(self, state: State) -> None:
-        self._state = {name: value.clone() for name, value in state.items()}
-
-    def step(self, inputs_B: Tensor) -> Tensor:
+    def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
         with torch.inference_mode():
-            outputs, self._state = self._model.step(inputs_B, self._state)
-        return outputs
+            index_B = torch.tensor(rows, device=inputs_B.device)
+            if self._fixed_rows is None:
+                outputs, after = self._model.step(inputs_B, select_rows(self._state, index_B))
+                parts = [(index_B, outputs, after)]
+            else:
+                size = self._fixed_rows
+                parts = [
+                    self._padded(inputs_B[begin : begin + size], index_B[begin : begin + size], size)
+                    for begin in range(0, len(rows), size)
+                ]
+            for chosen_B, _, after in parts:
+                put_rows(self._state, chosen_B, after)
+        return parts[0][1] if len(parts) == 1 else torch.cat([outputs for _, outputs, _ in parts])
+
+    def _padded(self, inputs_B: Tensor, index_B: Tensor, size: int) -> tuple[Tensor, Tensor, State]:
+        """A step of `size` rows, of which the last ones repeat the first and are dropped."""
+        count = len(index_B)
+        whole = torch.cat([torch.arange(count), torch.zeros(size - count, dtype=torch.int64)]).to(index_B.device)
+        outputs, after = self._model.step(inputs_B[whole], select_rows(self._state, index_B[whole]))
+        return index_B, outputs[:count], {name: value[:count] for name, value in after.items()}
+
+
+class StackStepper(Stepper):
+    """One native call for everything: embedding, layers, output layer."""
+
+    def __init__(self, model: SequenceModel, state: State, precision: Precision) -> None:
+        assert isinstance(model.core, RecurrentStack)
+        embedding = None if model.embedding is None else model.embedding.weight
+        self._stack = StackInPlace(
+            stack_layers(model.core, state, "core."), Ends(embedding, *_head(model)), integers=precision == "int8"
+        )
+
+    def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
+        return self._stack(inputs_B, rows)
 
 
 class NtmStepper(Stepper):
-    """Two native calls a step, the machine and its output layer, on buffers that never move."""
+    """One native call for the machine and its output layer; an embedding before them is torch's."""
 
-    def __init__(self, model: SequenceModel, batch: int) -> None:
-        assert isinstance(model.core, NtmCore) and isinstance(model.head, torch.nn.Linear)
-        self._core, self._head = model.core, model.head
-        with torch.no_grad():
-            self._state = {n: v.detach().clone() for n, v in model.core.zero_state(batch).items()}
-        self._kernel = native.StepInPlace(
-            model.core.sizes, tuple(self._state.get(name) for name in KERNEL_ORDER), model.shape.output_size
-        )
+    def __init__(self, model: SequenceModel, state: State) -> None:
+        core = model.core
+        assert isinstance(core, NtmCore)
+        self._embedding = None if model.embedding is None else model.embedding.weight.detach()
+        own = tuple(state.get(f"core.{name}") for name in KERNEL_ORDER)
+        self._machine = ntm.StepInPlace(core.sizes, core.kernel_weights(), _head(model), own)
 
-    @property
-    def state(self) -> State:
-        return {f"core.{name}": value for name, value in self._state.items()}
+    def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
+        if self._embedding is not None:
+            inputs_B = functional.embedding(inputs_B, self._embedding)
+        return self._machine(inputs_B, rows)
 
-    def load(self, state: State) -> None:
-        for name, value in self._state.items():
-            value.copy_(state[f"core.{name}"])
 
-    def step(self, inputs_B: Tensor) -> Tensor:
-        head = self._head._parameters
-        return self._kernel(inputs_B, self._core.kernel_weights(), head["weight"], head["bias"])
+def stack_layers(stack: RecurrentStack, state: State, prefix: str = "") -> list[StepLayer]:
+    """The layers of a stack for `StackInPlace`, on the state whose names begin with `prefix`."""
+    layers = []
+    for number, (own,) in enumerate(stack.prefixes):
+        cell = stack.cell(own)
+        assert isinstance(cell, GatedCell) and cell.kind is not None
+        weights = cell.weights(dropped=False)
+        layer = recurrent.Layer(recurrent.KINDS[cell.kind], cell.zoneout, weights[1], cell.cell_weights(weights))
+        h, c = state[f"{prefix}{own}.h"], state.get(f"{prefix}{own}.c")
+        layers.append(StepLayer(layer, weights[0], *cell.input_norm(), stack.residual and number > 0, h, c))
+    return layers
+
+
+def _build_native(model: SequenceModel, state: State, precision: Precision) -> Stepper | None:
+    weight = next(model.parameters())
+    plain = model.steppable and (model.pooling is None or isinstance(model.pooling, LastPooling))
+    if not plain or backend() == "eager" or weight.dtype != torch.float32 or not available(weight.device, weight.dtype):
+        return None
+    if isinstance(model.core, NtmCore) and precision == "float32":
+        return NtmStepper(model, state)
+    if isinstance(model.core, RecurrentStack):
+        cells = [model.core.cell(prefix) for (prefix,) in model.core.prefixes]
+        if all(isinstance(cell, GatedCell) and cell.kind is not None for cell in cells):
+            return StackStepper(model, state, precision)
+    return None
+
+
+def _head(model: SequenceModel) -> tuple[Tensor, Tensor]:
+    """Matrix and bias of the output layer."""
+    if isinstance(model.head, TiedHead):
+        assert model.embedding is not None
+        return model.embedding.weight, model.head.bias
+    assert isinstance(model.head, nn.Linear)
+    return model.head.weight, model.head.bias

@@ -13,6 +13,7 @@ from torch import Tensor
 from recurra.errors import RequestError
 from recurra.models.sequence import SequenceModel
 from recurra.models.state import State
+from recurra.models.stepper import Precision, build_stepper
 from recurra.serving.slots import Slots
 from recurra.serving.work import Sequence
 
@@ -30,13 +31,21 @@ class Compute:
         slots: States of the sequences that hold a slot.
         deterministic: Step in batches of `FIXED_ROWS` rows and read whole sequences one by one, so that every number
             comes out of products of one shape.
+        precision: Of the steps.
+
+    Raises:
+        ConfigError: The model cannot step in that precision.
     """
 
-    def __init__(self, model: SequenceModel, slots: Slots, *, deterministic: bool) -> None:
+    def __init__(
+        self, model: SequenceModel, slots: Slots, *, deterministic: bool, precision: Precision = "float32"
+    ) -> None:
         self.model = model
         self.slots = slots
         self.deterministic = deterministic
         self.device = next(model.parameters()).device
+        fixed_rows = FIXED_ROWS if deterministic else None
+        self._stepper = build_stepper(model, slots.state, precision=precision, fixed_rows=fixed_rows)
 
     def step(self, batch: list[Sequence]) -> tuple[list[Sequence], Tensor | None, list[tuple[Sequence, RequestError]]]:
         """Advance the slots of a batch by the next input of each sequence.
@@ -44,17 +53,7 @@ class Compute:
         Returns:
             The sequences that were advanced, their outputs [B, K], and those that failed.
         """
-        if not self.deterministic:
-            return self._alone_on_error(batch, self._step)
-        done: list[Sequence] = []
-        failed: list[tuple[Sequence, RequestError]] = []
-        parts: list[Tensor] = []
-        for start in range(0, len(batch), FIXED_ROWS):
-            ok, outputs, errors = self._alone_on_error(batch[start : start + FIXED_ROWS], self._step)
-            done += ok
-            failed += errors
-            parts += [] if outputs is None else [outputs]
-        return done, (torch.cat(parts) if parts else None), failed
+        return self._alone_on_error(batch, self._step)
 
     def encode(
         self, batch: list[tuple[Sequence, int]]
@@ -74,8 +73,7 @@ class Compute:
             for steps in (1, 8) if self.model.steppable else (8,):
                 inputs = self._empty(size, None if steps == 1 else steps)
                 if steps == 1:
-                    index = torch.full((size,), self.slots.scratch, device=self.device)
-                    self.model.step(inputs, self.slots.gather(index))
+                    self._stepper.step(inputs, range(size))  # free slots: who takes one writes its state first
                 else:
                     self.model(inputs)
 
@@ -104,16 +102,7 @@ class Compute:
         return done, _stack(parts), failed
 
     def _step(self, batch: list[Sequence]) -> Tensor:
-        rows = FIXED_ROWS if self.deterministic else len(batch)
-        slots = [sequence.slot for sequence in batch]
-        index = torch.tensor(slots, device=self.device)
-        padded = index
-        if rows > len(batch):
-            padded = torch.tensor(slots + [self.slots.scratch] * (rows - len(batch)), device=self.device)
-        inputs = self._next_inputs(batch, rows)
-        outputs, after = self.model.step(inputs, self.slots.gather(padded))
-        self.slots.scatter(index, after)
-        return outputs[: len(batch)]
+        return self._stepper.step(self._next_inputs(batch), [sequence.slot for sequence in batch])
 
     def _encode(self, batch: list[Sequence], steps: list[int]) -> Tensor:
         width = max(steps)
@@ -134,8 +123,7 @@ class Compute:
         """States to go on from; None when every row starts anew."""
         if all(sequence.slot < 0 for sequence in batch):
             return None
-        # The scratch row always holds the initial state: nothing is ever written back to it.
-        slots = [sequence.slot if sequence.slot >= 0 else self.slots.scratch for sequence in batch]
+        slots = [sequence.slot if sequence.slot >= 0 else self.slots.blank for sequence in batch]
         return self.slots.gather(torch.tensor(slots, device=self.device))
 
     def _write_back(self, batch: list[Sequence], holding: list[int], after: State) -> None:
@@ -145,11 +133,11 @@ class Compute:
             after = {name: value.index_select(0, rows) for name, value in after.items()}
         self.slots.scatter(index, after)
 
-    def _next_inputs(self, batch: list[Sequence], rows: int) -> Tensor:
+    def _next_inputs(self, batch: list[Sequence]) -> Tensor:
         if self._kind == "tokens":
-            tokens = [s.last_token if s.remaining == 0 else int(s.inputs[s.position]) for s in batch]
-            return torch.tensor(tokens + [0] * (rows - len(batch)), device=self.device)
-        features = np.zeros((rows, self.model.shape.input_size), np.float32)
+            tokens = [s.last_token if s.position >= len(s.inputs) else int(s.inputs[s.position]) for s in batch]
+            return torch.tensor(tokens, device=self.device)
+        features = np.empty((len(batch), self.model.shape.input_size), np.float32)
         for row, sequence in enumerate(batch):
             features[row] = sequence.inputs[sequence.position]
         return torch.from_numpy(features).to(self.device)

@@ -87,7 +87,7 @@ class Engine:
         with torch.inference_mode():
             device = next(model.parameters()).device
             self._slots = Slots(self.layout, model.zero_state(1, device), config.slots, device)
-        self._compute = Compute(model, self._slots, deterministic=config.deterministic)
+        self._compute = Compute(model, self._slots, deterministic=config.deterministic, precision=config.step_precision)
         self._finisher = Finisher(self._slots, text_of, metrics, clock)
         self._encode = EncodeQueue(config.chunk_steps if model.steppable else None)
         self._inbox: deque[Sequence] = deque()

@@ -52,7 +52,7 @@ class StateLayout:
 
 
 class Slots:
-    """S rows of state on the device, and one more that padding rows of a batch step in.
+    """S rows of state on the device, and one more that always holds the state at the start.
 
     Args:
         layout: Of the model's state.
@@ -64,12 +64,17 @@ class Slots:
     def __init__(self, layout: StateLayout, initial: State, count: int, device: torch.device) -> None:
         self.layout = layout
         self.count = count
-        self.scratch = count
-        """Index of the row for padding."""
+        self.blank = count
+        """Index of the row at the start."""
         self.initial = layout.pack(initial)[0]
         self._matrix = layout.matrix([self.initial]).to(device).repeat(count + 1, 1)
         self._views = layout.views(self._matrix)
         self._free = list(range(count - 1, -1, -1))
+
+    @property
+    def state(self) -> State:
+        """Every row's state [S + 1, ...], the very memory: whoever writes into it advances the slots."""
+        return self._views
 
     @property
     def free(self) -> int:
@@ -96,10 +101,9 @@ class Slots:
         return {name: view.index_select(0, index) for name, view in self._views.items()}
 
     def scatter(self, index: Tensor, state: State) -> None:
-        """Write the states of some slots; rows beyond `index` (padding) are dropped."""
-        rows = index.shape[0]
+        """Write the states of some slots."""
         for name, view in self._views.items():
-            view.index_copy_(0, index, state[name][:rows].to(view.dtype))
+            view.index_copy_(0, index, state[name].to(view.dtype))
 
     def rows(self, slots: Sequence[int]) -> list[bytes]:
         """The states of some slots as bytes, to be kept elsewhere."""

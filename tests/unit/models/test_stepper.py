@@ -2,85 +2,238 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from recurra.errors import ModelError
+from recurra.errors import ConfigError, ModelError
 from recurra.models.backend import use_backend
-from recurra.models.config import ModelConfig, NtmConfig
+from recurra.models.config import ModelConfig, NtmConfig, RegularisationConfig
 from recurra.models.native.library import kernels
 from recurra.models.sequence import ModelShape, SequenceModel
-from recurra.models.stepper import NtmStepper, PlainStepper, build_stepper
+from recurra.models.stepper import NtmStepper, PlainStepper, StackStepper, build_stepper
 
 FEATURES = ModelShape("features", 3, 2, per_step=True)
+TOKENS = ModelShape("tokens", 7, 7, per_step=True)
+SLOTS = 70
+"""More than a native step takes at once."""
+needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C++ compiler on this machine")
+
+
+@pytest.fixture(autouse=True, scope="module", params=["auto", "eager"])
+def each_backend(request):
+    """What is said here holds with the native kernels and without them."""
+    with use_backend(request.param):
+        yield
 
 
 def model(cell, shape=FEATURES, **changes):
     torch.manual_seed(0)
     ntm = NtmConfig(memory_rows=9, memory_width=4, read_heads=2)
-    return SequenceModel(ModelConfig(cell=cell, hidden_size=5, ntm=ntm, **changes), shape).eval()
-
-
-@pytest.mark.parametrize("batch", [1, 3, 6])
-@pytest.mark.parametrize("cell", ["lstm", "ntm"])
-def test_stepping_in_place_gives_what_the_whole_sequence_gives(cell, batch):
-    """A stream must not answer otherwise than a request."""
-    stepped = model(cell)
-    x_BTD = torch.randn(batch, 7, 3)
-    stepper = build_stepper(stepped, batch)
-
-    outputs = torch.stack([stepper.step(x_BD).clone() for x_BD in x_BTD.unbind(1)], 1)
-
+    made = SequenceModel(ModelConfig(cell=cell, hidden_size=5, ntm=ntm, **changes), shape).eval()
     with torch.no_grad():
-        expected, state = stepped(x_BTD)
-    assert_close(outputs, expected, atol=1e-6, rtol=1e-5)
-    assert_close(dict(stepper.state), state, atol=1e-6, rtol=1e-5)
+        for parameter in made.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)  # biases, gains and starts that say something
+    return made
 
 
-@pytest.mark.parametrize("cell", ["gru", "ntm"])
-def test_a_stepper_goes_on_from_a_loaded_state_and_leaves_it_alone(cell):
-    """A stream moves to another replica with its state, and the old one may still be read."""
-    stepped = model(cell)
-    with torch.no_grad():
-        _, state = stepped(torch.randn(2, 5, 3))
+def slots_of(stepped, count=SLOTS):
+    """States in every other row of larger tensors, as a server keeps them side by side with others."""
+    start = stepped.zero_state(1)
+    room = {name: value.detach().repeat(2 * count, *[1] * (value.dim() - 1)) for name, value in start.items()}
+    return {name: value[::2] for name, value in room.items()}
+
+
+def inputs_of(stepped, rows, steps):
+    if stepped.shape.input == "tokens":
+        return torch.randint(0, stepped.shape.input_size, (rows, steps))
+    return torch.randn(rows, steps, stepped.shape.input_size)
+
+
+EVERYTHING = {
+    "layers": 3,
+    "residual": True,
+    "layer_norm": True,
+    "regularisation": RegularisationConfig(zoneout=0.2, dropout=0.5),
+}
+MODELS = {
+    **{cell: (cell, {}) for cell in ("rnn", "gru", "lstm", "mingru", "ntm")},
+    "relu": ("rnn", {"nonlinearity": "relu"}),
+    "gru-options": ("gru", EVERYTHING),
+    "lstm-options": ("lstm", {**EVERYTHING, "peephole": True}),
+    "projected": ("lstm", {"projection_size": 2, "layers": 2}),
+    "tied": ("lstm", {"tied_embeddings": True, "shape": TOKENS}),
+    "ntm-tokens": ("ntm", {"shape": TOKENS}),
+    "pooled": ("gru", {"shape": ModelShape("features", 3, 2, per_step=False)}),
+    "mean": ("gru", {"shape": ModelShape("features", 3, 2, per_step=False), "pooling": "mean"}),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 6, SLOTS])
+@pytest.mark.parametrize("kind", MODELS)
+def test_stepping_in_place_gives_what_the_whole_sequence_gives(kind, batch):
+    """A stream must not answer otherwise than a request; and slots that were not named must stay as they are."""
+    cell, changes = MODELS[kind]
+    stepped = model(cell, **changes)
+    state = slots_of(stepped)
     before = {name: value.clone() for name, value in state.items()}
-    stepper = build_stepper(stepped, 2)
+    stepper = build_stepper(stepped, state)
+    rows = torch.randperm(SLOTS)[:batch].tolist()
+    inputs = inputs_of(stepped, batch, 7)
 
-    stepper.load(state)
-    output = stepper.step(torch.ones(2, 3)).clone()
-
-    with torch.no_grad():
-        assert_close(output, stepped.step(torch.ones(2, 3), state)[0])
-    assert_close(state, before, atol=0, rtol=0)
-
-
-def test_new_weights_are_used_at_once():
-    """A stepper holds buffers, not weights: an update of the model must not be missed."""
-    stepped = model("ntm")
-    stepper = build_stepper(stepped, 1)
-    with torch.no_grad():
-        stepped.head.bias.add_(1)
-        stepped.core.heads.weight.mul_(2)
-
-    output = stepper.step(torch.ones(1, 3)).clone()
+    outputs = [stepper.step(x_B, rows) for x_B in inputs.unbind(1)]
 
     with torch.no_grad():
-        assert_close(output, stepped.step(torch.ones(1, 3), stepped.zero_state(1))[0])
+        expected, after = stepped(inputs)
+    whole = torch.stack(outputs, 1) if stepped.shape.per_step else outputs[-1]
+    assert_close(whole, expected, atol=1e-5, rtol=1e-5)
+    others = sorted(set(range(SLOTS)) - set(rows))
+    for name, value in state.items():
+        assert_close(value[rows], after[name], atol=1e-5, rtol=1e-5)
+        assert torch.equal(value[others], before[name][others])
 
 
-@pytest.mark.skipif(kernels() is None, reason="no C++ compiler on this machine")
-def test_the_native_stepper_is_chosen_where_it_can_be():
-    """Float32 features on the CPU with a plain output layer; everything else steps as ever."""
-    tokens = ModelShape("tokens", 4, 4, per_step=True)
-    pooled = ModelShape("features", 3, 2, per_step=False)
+@needs_kernels
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("kind", ["rnn", "gru-options", "lstm", "ntm"])
+def test_native_numbers_do_not_depend_on_the_batch(kind, precision):
+    """So a server that promises the same bits for the same request needs no batches of one shape."""
+    if kind == "ntm" and precision == "int8":
+        pytest.skip("an NTM has no 8-bit step")
+    cell, changes = MODELS[kind]
+    stepped = model(cell, **changes)
+    together, alone = slots_of(stepped), slots_of(stepped)
+    inputs = inputs_of(stepped, 9, 4)
+    with use_backend("auto"):
+        many, one = (build_stepper(stepped, state, precision=precision) for state in (together, alone))
 
-    assert isinstance(build_stepper(model("ntm"), 1), NtmStepper)
-    others = [model("ntm", tokens), model("ntm", pooled), model("lstm"), model("ntm").double()]
-    assert all(isinstance(build_stepper(other, 1), PlainStepper) for other in others)
+    for x_BD in inputs.unbind(1):
+        outputs = many.step(x_BD, range(9))
+        for row in range(9):
+            assert torch.equal(one.step(x_BD[row : row + 1], [row])[0], outputs[row])
+
+    assert all(torch.equal(together[name], alone[name]) for name in together)
+
+
+def test_batches_of_a_fixed_number_of_rows_give_every_row_the_same_bits():
+    """Products of other shapes may round otherwise; a request's answer shall not depend on its neighbours."""
+    stepped = model("mingru")
+    together, alone = slots_of(stepped), slots_of(stepped)
+    many, one = build_stepper(stepped, together, fixed_rows=4), build_stepper(stepped, alone, fixed_rows=4)
+    x_BD = inputs_of(stepped, 9, 1)[:, 0]
+
+    outputs = many.step(x_BD, range(9))
+
+    for row in range(9):
+        assert torch.equal(one.step(x_BD[row : row + 1], [row])[0], outputs[row])
+    assert all(torch.equal(together[name], alone[name]) for name in together)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["rnn", "relu", "gru", "lstm", "gru-options", "lstm-options"])
+def test_8_bit_steps_stay_near_the_exact_ones(kind):
+    """The loss that the option's description names, over fifty steps: an error must not grow with the stream."""
+    cell, changes = MODELS[kind]
+    stepped = model(cell, **changes)
+    state = slots_of(stepped)
+    with use_backend("auto"):
+        stepper = build_stepper(stepped, state, precision="int8")
+    inputs = inputs_of(stepped, 3, 50)
+
+    outputs = torch.stack([stepper.step(x_BD, range(3)) for x_BD in inputs.unbind(1)], 1)
+
+    with torch.no_grad():
+        expected, _ = stepped(inputs)
+    assert (outputs - expected).abs().max() < 0.06 * (expected.max() - expected.min())
+    assert (outputs - expected).square().mean().sqrt() < 0.02 * expected.std()
+
+
+@needs_kernels
+def test_8_bit_steps_exist_only_where_they_are_native():
+    """Whoever asked for the speed must hear that it is not to be had."""
+    for stepped in (model("ntm"), model("mingru"), model("lstm", projection_size=2), model("gru").double()):
+        with use_backend("auto"), pytest.raises(ConfigError, match=r"precision is int8.*Set it to float32"):
+            build_stepper(stepped, slots_of(stepped), precision="int8")
+
+
+@needs_kernels
+def test_native_steppers_are_chosen_where_they_can_be():
+    """Float32 on the CPU and cells that the kernels know; everything else steps as ever."""
+    native = [("lstm", StackStepper), ("gru-options", StackStepper), ("tied", StackStepper), ("ntm-tokens", NtmStepper)]
+    plain = [
+        model("mingru"),
+        model("lstm", projection_size=2),
+        model("gru").double(),
+        model(MODELS["mean"][0], **MODELS["mean"][1]),
+    ]
+    with use_backend("auto"):
+        for kind, stepper in native:
+            cell, changes = MODELS[kind]
+            assert isinstance(build_stepper(model(cell, **changes), slots_of(model(cell, **changes))), stepper)
+        assert all(isinstance(build_stepper(other, slots_of(other)), PlainStepper) for other in plain)
     with use_backend("eager"):
-        assert isinstance(build_stepper(model("ntm"), 1), PlainStepper)
+        assert isinstance(build_stepper(model("lstm"), slots_of(model("lstm"))), PlainStepper)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["lstm", "ntm"])
+@pytest.mark.parametrize(("rows", "width"), [([0, SLOTS], 3), ([0, -1], 3), ([0, 1], 4), ([0], 3)])
+def test_a_native_step_refuses_what_does_not_exist_and_changes_nothing(kind, rows, width):
+    """The kernels see bare pointers: a wrong row would be somebody else's memory."""
+    stepped = model(kind)
+    state = slots_of(stepped)
+    before = {name: value.clone() for name, value in state.items()}
+    with use_backend("auto"):
+        stepper = build_stepper(stepped, state)
+
+    with pytest.raises(IndexError, match="cannot take"):
+        stepper.step(torch.zeros(2, width), rows)
+
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("token", [7, -1])
+@pytest.mark.parametrize("cell", ["lstm", "ntm"])
+def test_a_token_outside_of_the_vocabulary_fails_before_any_state_has_changed(cell, token):
+    """One that breaks the batch fails alone: the others are stepped again, and must not be a step ahead."""
+    stepped = model(cell, TOKENS)
+    state = slots_of(stepped)
+    before = {name: value.clone() for name, value in state.items()}
+    stepper = build_stepper(stepped, state)
+
+    with pytest.raises(IndexError):
+        stepper.step(torch.tensor([0, token]), [0, 1])
+
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_what_is_not_finite_comes_out_as_such(precision):
+    """The engine answers such a step with an error; an 8-bit step that made a number of it would hide it."""
+    for cell in ("rnn", "gru", "lstm"):
+        stepped = model(cell)
+        state = slots_of(stepped)
+        with use_backend("auto"):
+            stepper = build_stepper(stepped, state, precision=precision)
+
+        outputs = stepper.step(torch.tensor([[0.0, float("nan"), 0.0], [0.0, 1.0, 0.0]]), [0, 1])
+
+        assert not outputs[0].isfinite().any() and outputs[1].isfinite().all()
+
+
+def test_outputs_are_kept_by_whoever_got_them():
+    """The engine hands them on without a copy while it steps again."""
+    stepped = model("lstm")
+    stepper = build_stepper(stepped, slots_of(stepped))
+    first = stepper.step(torch.ones(1, 3), [0])
+    copy = first.clone()
+
+    stepper.step(torch.zeros(1, 3), [0])
+
+    assert torch.equal(first, copy)
 
 
 def test_a_model_that_cannot_step_says_so():
     """The same words as from the model itself."""
-    stepper = build_stepper(model("lstm", bidirectional=True), 1)
+    stepped = model("lstm", bidirectional=True)
+    stepper = build_stepper(stepped, slots_of(stepped))
 
     with pytest.raises(ModelError, match="bidirectional model cannot step"):
-        stepper.step(torch.ones(1, 3))
+        stepper.step(torch.ones(1, 3), [0])

@@ -53,7 +53,7 @@ def test_any_state_survives_in_slots(spec):
 
     assert_same(slots.gather(index), state)
     assert slots.rows([4, 0, 2]) == layout.pack(state)
-    assert slots.rows([1, 3, slots.scratch]) == [slots.initial] * 3
+    assert slots.rows([1, 3, slots.blank]) == [slots.initial] * 3
     slots.load([1], slots.rows([4]))
     assert slots.rows([1]) == slots.rows([4])
 

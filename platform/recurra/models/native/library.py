@@ -61,6 +61,23 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
+def packed(matrix: Tensor) -> Tensor:
+    """A float32 matrix [n, depth] as products run through it; one number for each of [padded n, depth]."""
+    n, depth = matrix.shape
+    size = (ctypes.c_int64(n), ctypes.c_int64(depth))
+    room = aligned(4 * function("recurra_packed_size", returns_index=True)(*size)).view(torch.float32)
+    matrix = matrix.detach().float().contiguous()
+    function("recurra_pack_f32")(*size, *map(ctypes.c_void_p, (matrix.data_ptr(), room.data_ptr())))
+    return room
+
+
+def aligned(size: int) -> Tensor:
+    """Bytes that begin where a line of the cache begins: a load across two lines costs twice as much."""
+    room = torch.empty(size + 64, dtype=torch.uint8)
+    start = -room.data_ptr() % 64
+    return room[start : start + size]
+
+
 def _reason(exc: OSError | subprocess.SubprocessError) -> str:
     if isinstance(exc, subprocess.CalledProcessError):
         return f"the compiler said: {str(exc.stderr).strip()[:300]}"

@@ -3,6 +3,7 @@
 // Time comes first in every array ([T, B, ...]). One step, as in models/ntm.py: controller, heads, addressing of the
 // memory as the last step left it, reads of that memory, writes.
 #include "ntm_addressing.h"
+#include "panels.h"
 
 namespace recurra {
 
@@ -25,6 +26,17 @@ struct Forward {
     T* workspace;
     T* y;  // [T, B, H + R * M]
     State<T> end;
+    // Of single steps on states that lie in rows of larger arrays; else null.
+    const T* turned;       // the transposed weights, as `turn` makes them
+    const Index* rows;     // [B]: the row of each sequence
+    const Index* strides;  // from row to row of each part of `begin` and `end`, in their order
+};
+
+template <class T>
+struct Head {
+    Index outputs;
+    const T *weight, *bias;  // packed; [K]
+    T* room;                 // for the padding of the outputs
 };
 
 template <class T>
@@ -41,6 +53,13 @@ struct Backward {
     T* d_emitted;      // [T, B, P]
 };
 
+// Where each sequence of the batch has a part of its state.
+struct Places {
+    const Index *rows = nullptr, *strides = nullptr;
+
+    Index operator()(int part, Index b, Index size) const { return rows ? rows[b] * strides[part] : b * size; }
+};
+
 // Pointers into the workspace at one step.
 template <class T>
 struct Slots {
@@ -49,6 +68,7 @@ struct Slots {
     const Tape tape_at;
     T* base;
     T* memories[2] = {nullptr, nullptr};  // of a single step: the memory is read and written where the caller has it
+    Places places;
 
     Slots(const Shape& shape, T* workspace) : s(shape), at(shape), tape_at(shape), base(workspace) {}
 
@@ -60,7 +80,7 @@ struct Slots {
     T* cell(Index t, Index b) const { return row(at.cell, t, b, s.hidden); }
     T* weights(Index t, Index b) const { return row(at.weights, t, b, s.heads() * s.rows); }
     T* memory(Index t, Index b) const {
-        return direct() ? memories[t] + b * s.cells() : row(at.memory, t, b, s.cells());
+        return direct() ? memories[t] + places(0, b, s.cells()) : row(at.memory, t, b, s.cells());
     }
     T* tape(Index t, Index b) const { return base + at.tape + (s.tape(t) * s.batch + b) * tape_at.size; }
 };
@@ -72,28 +92,37 @@ void copy(T* to, const T* from, Index n) {
 
 // Put one row's state into the slots of step t.
 template <class T>
-void load(const Slots<T>& at, Index t, Index b, const State<const T>& from) {
+void load(const Slots<T>& at, Index t, Index b, const State<const T>& from, const Places& places) {
     const Shape& s = at.s;
     const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
     if (!at.direct()) copy(at.memory(t, b), from.memory + b * s.cells(), s.cells());
-    copy(at.weights(t, b), from.read_weights + b * reading, reading);
-    copy(at.weights(t, b) + reading, from.write_weights + b * writing, writing);
-    copy(at.reads(t, b), from.reads + b * s.reads(), s.reads());
-    if (s.recurrent()) copy(at.output(t, b), from.output + b * s.hidden, s.hidden);
-    if (s.controller == lstm) copy(at.cell(t, b), from.cell + b * s.hidden, s.hidden);
+    copy(at.weights(t, b), from.read_weights + places(1, b, reading), reading);
+    copy(at.weights(t, b) + reading, from.write_weights + places(2, b, writing), writing);
+    copy(at.reads(t, b), from.reads + places(3, b, s.reads()), s.reads());
+    if (s.recurrent()) copy(at.output(t, b), from.output + places(4, b, s.hidden), s.hidden);
+    if (s.controller == lstm) copy(at.cell(t, b), from.cell + places(5, b, s.hidden), s.hidden);
 }
 
 // The other way round.
 template <class T>
-void unload(const Slots<T>& at, Index t, Index b, const State<T>& to) {
+void unload(const Slots<T>& at, Index t, Index b, const State<T>& to, const Places& places) {
     const Shape& s = at.s;
     const Index reading = s.read_heads * s.rows, writing = s.write_heads * s.rows;
     if (!at.direct()) copy(to.memory + b * s.cells(), at.memory(t, b), s.cells());
-    copy(to.read_weights + b * reading, at.weights(t, b), reading);
-    copy(to.write_weights + b * writing, at.weights(t, b) + reading, writing);
-    copy(to.reads + b * s.reads(), at.reads(t, b), s.reads());
-    if (s.recurrent()) copy(to.output + b * s.hidden, at.output(t, b), s.hidden);
-    if (s.controller == lstm) copy(to.cell + b * s.hidden, at.cell(t, b), s.hidden);
+    copy(to.read_weights + places(1, b, reading), at.weights(t, b), reading);
+    copy(to.write_weights + places(2, b, writing), at.weights(t, b) + reading, writing);
+    copy(to.reads + places(3, b, s.reads()), at.reads(t, b), s.reads());
+    if (s.recurrent()) copy(to.output + places(4, b, s.hidden), at.output(t, b), s.hidden);
+    if (s.controller == lstm) copy(to.cell + places(5, b, s.hidden), at.cell(t, b), s.hidden);
+}
+
+// The transposed weights of features, reads and last output, and heads: what products of many rows run through.
+template <class T>
+void turn(const Shape& s, const T* weight_x, const T* weight_rh, const T* weight_heads, T* turned) {
+    const Index D = s.features, G = s.gates(), K = s.reads() + s.recurrent();
+    transpose(G, D, weight_x, D, turned);
+    transpose(G, K, weight_rh, K, turned + G * D);
+    transpose(s.emitted(), s.hidden, weight_heads, s.hidden, turned + G * (D + K));
 }
 
 // Gates of one row from their pre-activations; `own` is the GRU's product of the last output.
@@ -182,28 +211,27 @@ void forward(const Shape& s, const Forward<T>& in) {
     if (s.steps == 1 && !s.keep && !in.lengths && !in.resets) {
         at.memories[0] = const_cast<T*>(in.begin.memory);
         at.memories[1] = in.end.memory;
+        at.places = {in.rows, in.strides};
     }
     const Workspace space(s);
     const Tape tape_at(s);
     const Index B = s.batch, D = s.features, H = s.hidden, G = s.gates(), P = s.emitted();
     const Index RM = s.reads(), K = RM + s.recurrent();
     T *gates = in.workspace + space.gates, *own = in.workspace + space.own, *raw = in.workspace + space.emitted;
-    T *turned_x = in.workspace + space.transposed, *turned_rh = turned_x + G * D, *turned_heads = turned_rh + G * K;
-    const bool many = s.many();
-    if (many) {
-        transpose(G, D, in.weight_x, D, turned_x);
-        transpose(G, K, in.weight_rh, K, turned_rh);
-        transpose(P, H, in.weight_heads, H, turned_heads);
-    }
+    const bool many = in.turned || s.many();
+    if (!in.turned && many)
+        turn(s, in.weight_x, in.weight_rh, in.weight_heads, in.workspace + space.transposed);
+    const T *turned_x = in.turned ? in.turned : in.workspace + space.transposed, *turned_rh = turned_x + G * D;
+    const T* turned_heads = turned_rh + G * K;
     // C += A W^T; `turned` is W^T.
     auto times = [many, B](Index n, Index depth, const T* A, Index lda, const T* W, Index ldw, const T* turned, T* C) {
         many ? product(B, n, depth, A, lda, turned, n, C, n) : product_transposed(B, n, depth, A, lda, W, ldw, C, n);
     };
-    for (Index b = 0; b < B; ++b) load(at, 0, b, in.begin);
+    for (Index b = 0; b < B; ++b) load(at, 0, b, in.begin, at.places);
     for (Index t = 0; t < s.steps; ++t) {
         auto active = [&](Index b) { return !in.lengths || t < in.lengths[b]; };
         for (Index b = 0; in.resets && b < B; ++b)
-            if (in.resets[b * s.steps + t] && active(b)) load(at, t, b, in.start);
+            if (in.resets[b * s.steps + t] && active(b)) load(at, t, b, in.start, Places());
         for (Index b = 0; b < B; ++b) copy(gates + b * G, in.bias_x, G);
         times(G, D, in.x + t * B * D, D, in.weight_x, D, turned_x, gates);
         if (s.controller == gru) {  // its new gate needs the two products apart
@@ -241,7 +269,7 @@ void forward(const Shape& s, const Forward<T>& in) {
     }
     for (Index b = 0; b < B; ++b) {
         const Index t = in.lengths && in.lengths[b] < s.steps ? in.lengths[b] : s.steps;
-        unload(at, t, b, in.end);
+        unload(at, t, b, in.end, at.places);
     }
 }
 
@@ -333,14 +361,27 @@ using recurra::Shape;
 // Numbers in the workspace; it begins with what each step knew, [T, B, R * M + H].
 Index recurra_ntm_workspace_size(const Shape* s) { return recurra::Workspace(*s).size; }
 
-// out[rows, n] = A[rows, depth] W[n, depth]^T + bias[n], for few rows.
-void recurra_linear_f32(Index rows, Index n, Index depth, const float* A, const float* W, const float* bias, float* out) {
-    for (Index r = 0; r < rows; ++r) recurra::copy(out + r * n, bias, n);
-    recurra::product_transposed(rows, n, depth, A, depth, W, depth, out, n);
+// Numbers of the transposed weights, and the weights themselves.
+Index recurra_ntm_turned_size(const Shape* s) {
+    return s->gates() * (s->features + s->reads() + s->recurrent()) + s->emitted() * s->hidden;
+}
+void recurra_ntm_turn_f32(const Shape* s, const float* weight_x, const float* weight_rh, const float* weight_heads,
+                          float* turned) {
+    recurra::turn(*s, weight_x, weight_rh, weight_heads, turned);
 }
 
 void recurra_ntm_forward_f32(const Shape* s, const recurra::Forward<float>* in) { recurra::forward(*s, *in); }
 void recurra_ntm_forward_f64(const Shape* s, const recurra::Forward<double>* in) { recurra::forward(*s, *in); }
+// A single step, and the output layer behind it: out[B, K].
+void recurra_ntm_step_f32(const Shape* s, recurra::Forward<float>* in, const recurra::Head<float>* head, const float* x,
+                          float* out) {
+    in->x = x;
+    recurra::forward(*s, *in);
+    const Index depth = s->hidden + s->reads(), K = head->outputs, wide = recurra::padded<float>(K);
+    recurra::packed_product(s->batch, K, depth, in->y, depth, head->weight, head->room, wide, false);
+    for (Index b = 0; b < s->batch; ++b)
+        for (Index i = 0; i < K; ++i) out[b * K + i] = head->room[b * wide + i] + head->bias[i];
+}
 void recurra_ntm_backward_f32(const Shape* s, const recurra::Backward<float>* in) { recurra::backward(*s, *in); }
 void recurra_ntm_backward_f64(const Shape* s, const recurra::Backward<double>* in) { recurra::backward(*s, *in); }
 }

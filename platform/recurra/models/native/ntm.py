@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recurra.models.config import NtmConfig
-from recurra.models.native.library import SUFFIXES, address, function
+from recurra.models.native.library import SUFFIXES, address, function, packed
 from recurra.models.native.pool import Lease, lend
 
 CONTROLLERS = {"lstm": 0, "gru": 1, "feed_forward": 2}
@@ -67,7 +67,9 @@ class Rows(NamedTuple):
 
 NOTHING = (None,) * (STATE_SIZE + 2)
 """No state to start from anew, no lengths, no resets."""
-_Pointers = ctypes.c_void_p * (6 + 2 * STATE_SIZE + 2 + 2 + STATE_SIZE)
+STEP_ROWS = 64
+"""Sequences that a single native step takes at most."""
+_Pointers = ctypes.c_void_p * (6 + STATE_SIZE + len(NOTHING) + 2 + STATE_SIZE + 3)
 
 
 class _Shape(ctypes.Structure):
@@ -107,42 +109,61 @@ def step(sizes: Sizes, x_BD: Tensor, weights: Weights, state: State) -> tuple[Te
 
 
 class StepInPlace:
-    """Single steps in float32 on buffers that stay where they are, so that hardly anything but the kernel runs.
+    """Single steps in float32 on states that stay where they are, and the output layer behind them, in one call.
 
     Args:
         sizes: Of the machine.
-        state: The state's own memory, contiguous; every call reads and writes it.
-        outputs: Outputs of the layer behind the machine (K).
+        weights: Copied.
+        head: Matrix [K, H + R * M] and bias [K] of the output layer; copied.
+        state: Tensors [S, ...] whose rows are contiguous; every call reads and writes the rows that it names.
     """
 
-    def __init__(self, sizes: Sizes, state: State, outputs: int) -> None:
+    def __init__(self, sizes: Sizes, weights: Weights, head: tuple[Tensor, Tensor], state: State) -> None:
         memory = state[0]
-        assert memory is not None and all(map(_ready, state))
-        self._rows, self._outputs = memory.shape[0], outputs
-        self._depth = sizes.hidden + sizes.read_heads * sizes.width
-        shape = _shape(sizes, self._rows, 1, False)
-        self._shape = ctypes.byref(shape)
-        self._y = torch.empty(self._rows, self._depth)
-        self._out = torch.empty(self._rows, outputs)
-        self._held = (state, torch.empty(_workspace(shape)))
+        assert memory is not None and all(t is None or (t[0].is_contiguous() and len(t) == len(memory)) for t in state)
+        self._slots, self._sizes, self._outputs = memory.shape[0], sizes, head[0].shape[0]
+        self._shapes = {n: ctypes.addressof(_shape(sizes, n, 1, False)) for n in range(1, STEP_ROWS + 1)}
+        largest = _shape(sizes, STEP_ROWS, 1, False)
+        turned = torch.empty(function("recurra_ntm_turned_size", returns_index=True)(ctypes.byref(largest)))
+        own = Weights(*(t.detach().clone(memory_format=torch.contiguous_format) for t in weights))
+        matrices = (own.features, own.recurrent, own.heads, turned)
+        function("recurra_ntm_turn_f32")(ctypes.byref(largest), *(ctypes.c_void_p(t.data_ptr()) for t in matrices))
+        strides = (ctypes.c_int64 * STATE_SIZE)(*(0 if t is None else t.stride(0) for t in state))
+        self._rows = (ctypes.c_int64 * STEP_ROWS)()
+        workspace, y_BH = torch.empty(_workspace(largest)), torch.empty(STEP_ROWS, head[0].shape[1])
         places = list(map(address, state))
-        self._pointers = _Pointers(*[None] * 6, *places, *NOTHING, address(self._held[1]), address(self._y), *places)
-        self._machine, self._linear = function("recurra_ntm_forward_f32"), function("recurra_linear_f32")
-        self._linear_sizes = tuple(map(ctypes.c_int64, (self._rows, outputs, self._depth)))
+        fixed = (address(turned), ctypes.addressof(self._rows), ctypes.addressof(strides))
+        self._pointers = _Pointers(
+            None, *map(address, own), *places, *NOTHING, address(workspace), address(y_BH), *places, *fixed
+        )
+        matrix, bias = packed(head[0]), head[1].detach().clone()
+        room = torch.empty(STEP_ROWS * (len(matrix) // head[0].shape[1]))
+        self._head = (ctypes.c_void_p * 4)(self._outputs, address(matrix), address(bias), address(room))
+        self._held = (state, own, turned, strides, workspace, y_BH, matrix, bias, room)
+        self._places = (ctypes.addressof(self._pointers), ctypes.addressof(self._head))
+        self._run = function("recurra_ntm_step_f32")
+        self._run.argtypes = (ctypes.c_void_p,) * 5
 
-    def __call__(self, x_BD: Tensor, weights: Weights, head: Tensor | None, bias: Tensor | None) -> Tensor:
-        """The layer's outputs [B, K], overwritten by the next call."""
+    def __call__(self, x_BD: Tensor, rows: Sequence[int]) -> Tensor:
+        """The outputs [B, K] for the sequences in some rows; a row must not stand there twice.
+
+        Raises:
+            IndexError: A row does not exist, or the features have another shape; then nothing was done.
+        """
+        count, features = len(rows), self._sizes.features
         if x_BD.dtype != torch.float32 or not x_BD.is_contiguous():
             x_BD = x_BD.float().contiguous()
-        pointers = self._pointers
-        pointers[0] = x_BD.data_ptr()
-        for place, tensor in enumerate(weights, 1):
-            pointers[place] = tensor.data_ptr()
-        self._machine(self._shape, pointers)
-        assert head is not None and bias is not None
-        ends = (self._y.data_ptr(), head.data_ptr(), bias.data_ptr(), self._out.data_ptr())
-        self._linear(*self._linear_sizes, *map(ctypes.c_void_p, ends))
-        return self._out
+        if x_BD.shape != (count, features) or min(rows) < 0 or max(rows) >= self._slots:
+            raise IndexError(
+                f"A step of {count} rows of {self._slots} cannot take features of shape {list(x_BD.shape)}."
+            )
+        out_BK = torch.empty(count, self._outputs)
+        x, out = x_BD.data_ptr(), out_BK.data_ptr()
+        for begin in range(0, count, STEP_ROWS):
+            part = rows[begin : begin + STEP_ROWS]
+            self._rows[: len(part)] = list(part)
+            self._run(self._shapes[len(part)], *self._places, x + 4 * begin * features, out + 4 * begin * self._outputs)
+        return out_BK
 
 
 class _Sequence(torch.autograd.Function):
@@ -239,7 +260,7 @@ def _prepared(sizes: Sizes, batch: int, dtype: torch.dtype) -> tuple[Any, int]:
 
 def _call(name: str, dtype: torch.dtype, shape: _Shape, tensors: Sequence[Tensor | None]) -> None:
     """Tensors go as an array of pointers, which is what the kernel's structures are."""
-    pointers = (ctypes.c_void_p * len(tensors))(*map(address, tensors))
+    pointers = _Pointers(*map(address, tensors))
     function(f"recurra_ntm_{name}_{SUFFIXES[dtype]}")(ctypes.byref(shape), pointers)
 
 

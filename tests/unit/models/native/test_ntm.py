@@ -53,7 +53,7 @@ def everything(core, x_BTD, lengths_B, reset_BT):
     return [v.detach() for v in values], list(gradients)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases())
 def test_values_and_gradients_equal_those_of_torchs_operations(case):
     """Any sizes, heads, controllers, lengths and resets: the kernel is the same function."""

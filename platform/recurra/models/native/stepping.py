@@ -1,0 +1,157 @@
+"""One step of a stack of layers in one native call, on states that stay where they are.
+
+In float32, or with matrices of 8-bit integers: one scale for each row of a matrix, and one for each input as it comes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from recurra.models.native.library import address, aligned, function, packed
+from recurra.models.native.recurrent import Cell, Layer
+
+
+class StepLayer(NamedTuple):
+    """A layer and where its sequences have their state."""
+
+    layer: Layer
+    input: Tensor
+    """[G, D]"""
+    shift: Tensor
+    """[G], added to the product with the input."""
+    gain: Tensor | None
+    """[G]: layer normalisation of that product."""
+    residual: bool
+    """Whether the input is added to the output; only where both are equally wide."""
+    h_SH: Tensor
+    """Rows contiguous, at any distance from one another."""
+    c_SH: Tensor | None
+
+
+class Ends(NamedTuple):
+    """What stands before and behind the layers."""
+
+    embedding: Tensor | None = None
+    """[V, D]; None where features come."""
+    head: Tensor | None = None
+    """[K, H]; None where the last layer's outputs are asked for."""
+    head_bias: Tensor | None = None
+    """[K]"""
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("n", "depth")),
+        *((name, ctypes.c_void_p) for name in ("values", "scales", "sums")),
+    ]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        ("cell", Cell),
+        *((name, ctypes.c_int64) for name in ("features", "residual")),
+        *((name, _Matrix) for name in ("of_input", "of_output")),
+        *((name, ctypes.c_void_p) for name in ("gain_x", "shift_x", "h", "c")),
+        *((name, ctypes.c_int64) for name in ("stride_h", "stride_c")),
+    ]
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("slots", "count")),
+        ("layers", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("features", "tokens")),
+        ("embedding", ctypes.c_void_p),
+        ("head", _Matrix),
+        *((name, ctypes.c_void_p) for name in ("head_bias", "workspace")),
+    ]
+
+
+class StackInPlace:
+    """Single steps of layers in float32.
+
+    Args:
+        layers: From the input on; parameters are copied.
+        ends: Embedding (not copied) and output layer.
+        integers: Whether the layers' matrices become 8-bit integers; the output layer stays as it is.
+    """
+
+    def __init__(self, layers: Sequence[StepLayer], ends: Ends, *, integers: bool = False) -> None:
+        self._held: list[Any] = [layers, ends]
+        self._slots = layers[0].h_SH.shape[0]
+        own = (_Layer * len(layers))(*(self._layer(layer, integers) for layer in layers))
+        self._tokens = ends.embedding is not None
+        self._features = layers[0].input.shape[1]
+        self._outputs = layers[-1].h_SH.shape[1] if ends.head is None else ends.head.shape[0]
+        self._step = _Step(self._slots, len(layers), ctypes.addressof(own), self._features)
+        if ends.embedding is not None:
+            self._step.tokens, self._step.embedding = ends.embedding.shape[0], self._keep(ends.embedding)
+        if ends.head is not None:
+            bias = ends.head.new_zeros(self._outputs) if ends.head_bias is None else ends.head_bias.detach().clone()
+            self._step.head, self._step.head_bias = self._pack(ends.head, integers=False), self._keep(bias)
+        numbers = function("recurra_step_workspace_size", returns_index=True)(ctypes.byref(self._step))
+        self._step.workspace = self._keep(torch.empty(numbers))
+        self._rows = (ctypes.c_int64 * self._slots)()
+        self._held.append(own)
+        self._run = function("recurra_step", returns_index=True)
+        self._run.argtypes = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 3)
+        self._places = (ctypes.addressof(self._step), ctypes.addressof(self._rows))
+
+    def __call__(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
+        """Outputs [B, K] for the sequences in some rows; a row must not stand there twice.
+
+        Args:
+            inputs_B: Token ids [B], or features [B, D].
+            rows: Of the states.
+
+        Raises:
+            IndexError: A row or a token does not exist, or the inputs have another shape; then nothing was done.
+        """
+        count, dtype = len(rows), torch.int64 if self._tokens else torch.float32
+        if inputs_B.dtype != dtype or not inputs_B.is_contiguous():
+            inputs_B = inputs_B.to(dtype).contiguous()
+        out_BK = torch.empty(count, self._outputs)
+        if inputs_B.shape == ((count,) if self._tokens else (count, self._features)) and count <= self._slots:
+            self._rows[:count] = list(rows)
+            step, places = self._places
+            if not self._run(step, count, places, inputs_B.data_ptr(), out_BK.data_ptr()):
+                return out_BK
+        raise IndexError(
+            f"A step of {count} rows of {self._slots} cannot take inputs of shape {list(inputs_B.shape)} and type {dtype}: "
+            "the shape is another, or a row or a token does not exist."
+        )
+
+    def _layer(self, step: StepLayer, integers: bool) -> _Layer:
+        layer, (rows, size) = step.layer, step.h_SH.shape
+        assert step.h_SH[0].is_contiguous() and rows == self._slots
+        cell = Cell(layer.kind, size, layer.zoneout, *(self._copy(t) for t in layer.weights))
+        matrices = self._pack(step.input, integers), self._pack(layer.recurrent, integers)
+        parts = self._copy(step.gain), self._copy(step.shift), address(step.h_SH), address(step.c_SH)
+        strides = step.h_SH.stride(0), 0 if step.c_SH is None else step.c_SH.stride(0)
+        return _Layer(cell, step.input.shape[1], step.residual, *matrices, *parts, *strides)
+
+    def _pack(self, matrix: Tensor, integers: bool) -> _Matrix:
+        n, depth = matrix.shape
+        size = (ctypes.c_int64(n), ctypes.c_int64(depth))
+        if not integers:
+            return _Matrix(n, depth, self._keep(packed(matrix)))
+        matrix = matrix.detach().float().contiguous()
+        columns = function("recurra_integers_columns", returns_index=True)(size[0])
+        values = aligned(function("recurra_integers_size", returns_index=True)(*size))
+        scales, sums = torch.empty(columns), torch.empty(columns, dtype=torch.int32)
+        pointers = (ctypes.c_void_p(t.data_ptr()) for t in (matrix, values, scales, sums))
+        function("recurra_pack_integers")(*size, *pointers)
+        return _Matrix(n, depth, self._keep(values), self._keep(scales), self._keep(sums))
+
+    def _copy(self, tensor: Tensor | None) -> int | None:
+        return None if tensor is None else self._keep(tensor.detach().float().clone())
+
+    def _keep(self, tensor: Tensor) -> int:
+        tensor = tensor.detach().contiguous()
+        self._held.append(tensor)
+        return tensor.data_ptr()
