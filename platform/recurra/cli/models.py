@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from recurra.cli.options import DEFAULT_REGISTRY, Json, Registry
-from recurra.cli.output import emit_json, note, number, say, show_facts, show_table, size
+from recurra.cli.output import count, emit_json, note, number, say, show_facts, show_table, size
 
 if TYPE_CHECKING:
     from recurra.registry.bundle import Bundle
@@ -49,7 +49,7 @@ def show(
     registry: Registry = DEFAULT_REGISTRY,
     json: Json = False,
 ) -> None:
-    """Show one bundle: metrics, where it comes from, what a request looks like; without a version, all bundles, too.
+    """Show one bundle's card: metrics, costs, data, limits, a request; without a version, all bundles, too.
 
     Example: recurra models show sentiment@production
     """
@@ -144,14 +144,42 @@ def _show_bundle(name: str, bundle: Bundle, request: dict[str, Any], aliases: di
             ("published", f"{bundle.created[:19].replace('T', ' ')} UTC"),
             ("task", bundle.task.get("kind", "-")),
             ("network", f"{config.get('cell')}, {config.get('layers')} x {config.get('hidden_size')} units"),
-            ("weights", size(bundle.weights_bytes)),
+            ("weights", _weights(bundle)),
+            *_costs(bundle.card),
             ("metrics", _metrics(bundle) or "-"),
-            ("data", bundle.data_digest[:12] or "-"),
+            *_data(bundle),
             ("run", f"{bundle.lineage.get('run', '-')}, update {bundle.lineage.get('step', '-')}"),
             ("digest", bundle.digest),
             ("instance", _sketch(request)),
+            *[("limits" if place == 0 else "", text) for place, text in enumerate(bundle.card.get("limits", []))],
         )
     )
+
+
+def _weights(bundle: Bundle) -> str:
+    parameters = bundle.card.get("parameters")
+    return f"{count(parameters)} parameters, {size(bundle.weights_bytes)}" if parameters else size(bundle.weights_bytes)
+
+
+def _costs(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of one sequence; nothing for a bundle that was published without a card."""
+    if not card:
+        return []
+    state = size(card["state_bytes"]) if card["sessions"] else "none: it reads whole sequences"
+    return [("session", state), ("one step", f"{count(card['flops_per_step'])} FLOPs")]
+
+
+def _data(bundle: Bundle) -> list[tuple[str, str]]:
+    """Each dataset with its size, and the hash of the one that it was trained on."""
+    known = bundle.card.get("data", {})
+    if not known:
+        return [("data", bundle.data_digest[:12] or "-")]
+    names = {"train": "trained on", "eval": "measured on"}
+    facts = [
+        (names[split], f"{data['url']}, {data['sequences']:,} sequences, {count(data['steps'])} steps")
+        for split, data in sorted(known.items(), reverse=True)
+    ]
+    return [*facts, ("data hash", bundle.data_digest)]
 
 
 def _request_schema(bundle: Bundle) -> dict[str, Any]:

@@ -91,6 +91,15 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def count(number: float) -> str:
+    """A count in words of three digits: `812`, `81.3 thousand`, `1.35 million`."""
+    for unit in ("", " thousand", " million", " billion"):
+        if abs(number) < 999.5:
+            return f"{number:.0f}" if not unit else f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:,.3g} trillion"
+
+
 def size(count: float) -> str:
     """Bytes in the largest unit that leaves a number of at least one."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -38,6 +38,8 @@ class BundleParts:
     """Digest of the manifest of the training data; empty for a task that makes its own."""
     lineage: Mapping[str, Any] = field(default_factory=dict)
     """Run name, step, git commit, versions of packages."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """What `recurra.registry.card.card_of` gives."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Bundle:
     weights_bytes: int
     created: str
     """ISO 8601, UTC."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """Costs, data and limits; empty in bundles that were published without one."""
 
     @classmethod
     def of(cls, parts: BundleParts, weights: bytes, created: str) -> Bundle:
@@ -70,6 +74,8 @@ class Bundle:
         try:
             metrics = {name: _finite(value) for name, value in parts.metrics.items()}
             content = json.loads(_canonical({**asdict(parts), "metrics": metrics}))
+            if not parts.card:
+                del content["card"]  # so that such a bundle keeps the digest that earlier versions gave it
         except (TypeError, ValueError) as exc:
             raise RegistryError(f"A part of the bundle is no JSON ({exc}). Describe it with plain values.") from exc
         content |= {"weights_sha256": hashlib.sha256(weights).hexdigest(), "weights_bytes": len(weights)}
@@ -107,7 +113,8 @@ class Bundle:
             bundle = cls(**content)
         except TypeError as exc:
             raise IntegrityError(f"{file} is no bundle ({exc}). Publish the model again.") from exc
-        own = {key: content[key] for key in (*_PARTS, "weights_sha256", "weights_bytes")}
+        named = [*_PARTS, "weights_sha256", "weights_bytes", *(["card"] if content.get("card") else [])]
+        own = {key: content[key] for key in named}
         if _digest(own) != digest or bundle.digest != digest:
             raise IntegrityError(f"{file} was altered after it was published. Publish the model again.")
         return bundle

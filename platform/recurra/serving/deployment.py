@@ -56,8 +56,9 @@ class Replica:
         if run.serve.gpus_per_replica > 0:
             loaded.model.to(torch.device("cuda"))
         metrics = Metrics(model=name)
+        bundle = loaded.bundle
         served = ServedModel(
-            name, loaded.bundle.digest, loaded.task, loaded.model, loaded.bundle.created, loaded.bundle.metrics
+            name, bundle.digest, loaded.task, loaded.model, bundle.created, bundle.metrics, bundle.card
         )
         store = open_store(_sessions_url(run)).child(name)
         self._service = Service(served, run.serve, metrics, store)

@@ -40,6 +40,8 @@ class ServedModel:
     """ISO 8601 time at which the bundle was published."""
     metrics: Mapping[str, float | None] | None = None
     """Of its evaluation."""
+    card: Mapping[str, Any] | None = None
+    """Costs, data and limits, as the bundle has them."""
 
 
 class Service:
@@ -204,6 +206,7 @@ class Service:
                 "max_new_tokens": self.config.max_new_tokens,
                 "deadline_s": self.config.deadline_s,
             },
+            "card": dict(served.card or {}),
             "instance_schema": self.task.request_schema(),
         }
 

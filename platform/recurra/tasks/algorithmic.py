@@ -79,6 +79,9 @@ class AlgorithmicTask(Task):
     def lookahead(self) -> int:
         return 0
 
+    def limits(self) -> list[str]:
+        return [f"Solves {self.problem.name} for vectors of {self.problem.width} bits, and nothing else."]
+
     def tensors(self, batch: Batch, device: str) -> TaskTensors:
         """Targets: `bits` [B, T, K], `counted` [B, T], `present` [B], which is False for filler rows, and `optimum` [B], the
         bits that the best predictor pays, where a problem has one.

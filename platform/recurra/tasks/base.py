@@ -141,6 +141,14 @@ class Task(ABC):
     def request_schema(self) -> dict[str, Any]:
         """JSON schema of one instance, shown in OpenAPI, in `/v1/models` and by `recurra models show`."""
 
+    def calibrated(self, metrics: Mapping[str, float]) -> Task:
+        """The task as it is published, with what it takes from the metrics of the whole evaluation (a threshold)."""
+        return self
+
+    def limits(self) -> list[str]:
+        """Sentences for the model's card: what it cannot do, and what it was not made for."""
+        return []
+
     def samples(self, outputs: Tensor, tensors: TaskTensors) -> list[dict[str, Any]]:
         """A few sample outputs for the report, from one evaluation batch (generated text, forecasts, confusions)."""
         return []

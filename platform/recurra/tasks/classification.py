@@ -112,6 +112,9 @@ class ClassificationTask(Task):
     def lookahead(self) -> int:
         return 0
 
+    def limits(self) -> list[str]:
+        return [f"Answers with one of {len(self.labels)} labels whatever it reads, also where none of them fits."]
+
     def tensors(self, batch: Batch, device: str) -> TaskTensors:
         """Targets: `label` [B], and `weight` [B], which is 0 for filler rows.
 

@@ -128,6 +128,13 @@ class ForecastingTask(Task):
     def lookahead(self) -> int:
         return self.config.horizon
 
+    def limits(self) -> list[str]:
+        shape = self.shape
+        return [
+            f"Forecasts at most {shape.horizon} steps of one {shape.frequency} each, from {shape.shortest} values or more.",
+            "What never happened in the series that it learned from is in no forecast of its.",
+        ]
+
     def tensors(self, batch: Batch, device: str) -> TaskTensors:
         """See `ForecastArrays` for the targets.
 

@@ -77,6 +77,9 @@ class LanguageModelTask(Task):
     def lookahead(self) -> int:
         return 1
 
+    def limits(self) -> list[str]:
+        return [f"Knows {self.vocabulary.size:,} tokens, and no facts: what it writes is likely text, not true text."]
+
     def tensors(self, batch: Batch, device: str) -> TaskTensors:
         """Inputs are all steps of a row but its last, targets are all but its first: `next` [B, T], and `counted`."""
         tokens_BS = batch.columns[self.config.column].astype(np.int64)

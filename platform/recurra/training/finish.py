@@ -11,6 +11,7 @@ from recurra.config.load import dump
 from recurra.errors import NotFoundError
 from recurra.models.weights import save_weights
 from recurra.registry.bundle import BundleParts
+from recurra.registry.card import card_of
 from recurra.registry.registry import Registry
 from recurra.storage.store import Store
 from recurra.training.evaluation import Evaluation
@@ -84,13 +85,14 @@ def _publish(run: TrainRun, trainer: Trainer, store: Store, result: RunResult) -
     """Put the model as it is now into the registry."""
     assert run.publish is not None
     update = trainer.update
+    task, data = update.task.calibrated(result.metrics), _read(store, DATA)
     parts = BundleParts(
-        task=update.task.describe(),
+        task=task.describe(),
         model=dump(run.model),
         shape=asdict(update.model.shape),
         state_spec=update.model.state_spec.to_json(),
         metrics=result.metrics,
-        data_digest=_read(store, DATA)["train"]["digest"],
+        data_digest=data["train"]["digest"],
         lineage={
             "run": run.name,
             "run_url": store.url,
@@ -98,6 +100,7 @@ def _publish(run: TrainRun, trainer: Trainer, store: Store, result: RunResult) -
             "tokens": result.tokens,
             **_read(store, ENVIRONMENT),
         },
+        card=card_of(task, update.model, data, run.train.truncated_bptt),
     )
     with update.published_weights():
         weights = save_weights(update.model)

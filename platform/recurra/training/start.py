@@ -105,7 +105,14 @@ def _version_of(url: str | None) -> dict[str, Any] | None:
     if url is None:
         return None
     dataset = Dataset.open(url)
-    return {"url": url, "version": dataset.version, "digest": dataset.digest, "sequences": dataset.sequences}
+    return {
+        "url": url,
+        "version": dataset.version,
+        "digest": dataset.digest,
+        "sequences": dataset.sequences,
+        "steps": dataset.steps,
+        "longest": int(dataset.lengths().max(initial=0)),
+    }
 
 
 def _at(values: dict[str, Any], path: str) -> Any:

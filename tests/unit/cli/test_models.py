@@ -8,11 +8,19 @@ from recurra.data.vocabulary import ByteVocabulary
 from recurra.models.config import ModelConfig
 from recurra.models.weights import save_weights
 from recurra.registry.bundle import BundleParts
+from recurra.registry.card import card_of
 from recurra.registry.registry import Registry
 from recurra.tasks.classification import ClassificationConfig, ClassificationTask
 
 from .conftest import Command
 
+DATA = {
+    "url": "s3://recurra/datasets/weather/train",
+    "digest": "d" * 64,
+    "sequences": 900,
+    "steps": 81_300,
+    "longest": 99,
+}
 TASK = ClassificationTask(ClassificationConfig(), ["calm", "storm"], ByteVocabulary(), None)
 
 
@@ -25,7 +33,9 @@ def publish(url: str, accuracy: float, alias: str | None) -> str:
         shape=vars(model.shape),
         state_spec=model.state_spec.to_json(),
         metrics={"accuracy": accuracy},
+        data_digest=DATA["digest"],
         lineage={"run": "weather", "step": 20},
+        card=card_of(TASK, model, {"train": DATA, "eval": None}),
     )
     return Registry(url).publish("weather", parts, save_weights(model), alias)
 
@@ -45,6 +55,30 @@ def test_list_and_show(recurra: Command, local_url: str, two: list[str]) -> None
     as_json = recurra("models", "show", "weather", "-r", local_url, "--json").json
     assert as_json["digest"] == two[0] and len(as_json["bundles"]) == 2
     assert as_json["request_schema"]["type"] == "object"
+
+
+def test_the_card_is_read_in_a_terminal_of_80_columns(recurra: Command, local_url: str, two: list[str]) -> None:
+    """What it costs, what it learned from and what it cannot do, before somebody puts it into production."""
+    shown = recurra("models", "show", "weather@candidate", "-r", local_url)
+    facts = " ".join(shown.out.split())
+    assert "1.15 thousand parameters, 5.0 KiB" in facts
+    assert "session 16 B" in facts and "one step 208 FLOPs" in facts
+    assert "s3://recurra/datasets/weather/train, 900 sequences, 81.3 thousand steps" in facts
+    assert "d" * 64 in facts
+    assert "Answers with one of 2 labels" in facts and "at most 99 steps" in facts
+    assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_a_bundle_without_a_card_is_shown_as_before(recurra: Command, local_url: str) -> None:
+    """Registries outlive versions."""
+    model = TASK.build_model(ModelConfig(cell="gru", hidden_size=4))
+    parts = BundleParts(
+        task=TASK.describe(), model={}, shape=vars(model.shape), state_spec=[], data_digest="e" * 64, lineage={}
+    )
+    Registry(local_url).publish("old", parts, save_weights(model), None)
+    shown = recurra("models", "show", "old", "-r", local_url)
+    assert shown.code == 0
+    assert "e" * 12 in shown.out and "FLOPs" not in shown.out
 
 
 def test_promote_rollback_history(recurra: Command, local_url: str, two: list[str]) -> None:

@@ -38,11 +38,28 @@ def test_equal_content_has_an_equal_digest_whenever_it_is_published():
         {"metrics": {"accuracy": 0.76}},
         {"data_digest": "e" * 64},
         {"lineage": {}},
+        {"card": {"parameters": 5}},
     ],
 )
 def test_every_part_is_in_the_digest(change):
     """Two bundles that differ anywhere are two bundles."""
     assert Bundle.of(parts(**change), WEIGHTS, "").digest != BUNDLE.digest
+
+
+def test_a_bundle_without_a_card_keeps_its_digest():
+    """Cards came later than bundles: what was published before must still be found under its name."""
+    old = json.loads(BUNDLE.to_json())
+    del old["card"]
+    assert Bundle.from_json(json.dumps(old).encode(), BUNDLE.digest, "file") == BUNDLE
+
+
+def test_a_card_that_was_taken_out_is_noticed():
+    """Limits are there to be read."""
+    bundle = Bundle.of(parts(card={"limits": ["none"]}), WEIGHTS, "")
+    content = json.loads(bundle.to_json())
+    for change in ({"card": {}}, {"card": {"limits": []}}):
+        with pytest.raises(IntegrityError, match="was altered"):
+            Bundle.from_json(json.dumps({**content, **change}).encode(), bundle.digest, "file")
 
 
 def test_other_weights_are_another_bundle():

@@ -53,6 +53,24 @@ def test_the_published_model_has_the_metrics_that_it_claims(published, make_run,
     assert found.metrics == pytest.approx(result.metrics)
 
 
+def test_a_published_model_has_its_card(published, tmp_path):
+    """Costs, the hash of what it learned from, and limits: whoever deploys it has nothing else to go by."""
+    run, _ = published
+    bundle = Registry(f"file://{tmp_path}/registry").load("small@candidate").bundle
+
+    assert bundle.card["parameters"] == sum(p.numel() for p in run_model(run).parameters())
+    assert bundle.card["data"]["train"]["digest"] == bundle.data_digest
+    assert bundle.card["data"]["eval"]["sequences"] == 20
+    assert bundle.card["flops_per_step"] > 0 and bundle.card["limits"]
+
+
+def run_model(run):
+    from recurra.data.vocabulary import ByteVocabulary
+    from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
+
+    return LanguageModelTask(LanguageModelConfig(), ByteVocabulary()).build_model(run.model)
+
+
 def test_the_average_is_published_when_there_is_one(make_run, tmp_path):
     """It is what the evaluations looked at."""
     run = make_run(

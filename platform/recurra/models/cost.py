@@ -1,0 +1,55 @@
+"""What a model costs: its parameters, and the work of one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from recurra.models.backend import use_backend
+from recurra.models.sequence import SequenceModel
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Sizes of a model, for one sequence."""
+
+    parameters: int
+    """Trained numbers; tied weights once."""
+    state_bytes: int
+    """Of one session."""
+    flops_per_step: int
+    """Multiplications and additions in the matrix products of one time step (a product of m x k and k x n is 2 m k n);
+    element-wise work is not counted. Of a model that cannot step: of a sequence of one step."""
+
+
+def cost_of(model: SequenceModel) -> ModelCost:
+    """Counted by running one step on torch's own operations; the model's mode and weights stay as they are."""
+    return ModelCost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        state_bytes=model.state_spec.size_bytes,
+        flops_per_step=_step_flops(model),
+    )
+
+
+@torch.no_grad()
+def _step_flops(model: SequenceModel) -> int:
+    device = next(model.parameters()).device
+    shape = model.shape
+    if shape.input == "tokens":
+        inputs_1 = torch.zeros(1, dtype=torch.int64, device=device)
+    else:
+        inputs_1 = torch.zeros(1, shape.input_size, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        # Native kernels and torch's fused ones are opaque to the counter; single steps run on neither.
+        with use_backend("eager"), FlopCounterMode(display=False) as counter:
+            if model.steppable:
+                model.step(inputs_1, model.zero_state(1, device))
+            else:
+                model(inputs_1[:, None])
+    finally:
+        model.train(was_training)
+    return int(counter.get_total_flops())
