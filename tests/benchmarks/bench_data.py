@@ -80,7 +80,7 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement, at most")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement, from its first batch on")
     parser.add_argument("--sequences", type=int, default=600_000, help="of the dataset whose reading is timed")
     parser.add_argument("--only", nargs="*", help="names of contenders")
     parser.add_argument("--venvs", type=Path, default=Path(tempfile.gettempdir()) / "recurra-bench-venvs")
@@ -288,8 +288,9 @@ def end_session(leader: int) -> None:
 
 
 def rate_of(found: list[Measured]) -> float:
-    """Tokens a second of all readers together, from their first batches on."""
-    return sum((one["tokens"] - one["first_tokens"]) / (one["elapsed_s"] - one["first_batch_s"]) for one in found)
+    """Tokens a second of all readers together, from their first batches on; a reader that got no further has none."""
+    going = [one for one in found if one["batches"] > 1]
+    return sum((one["tokens"] - one["first_tokens"]) / (one["elapsed_s"] - one["first_batch_s"]) for one in going)
 
 
 def best_workers(bench: Bench, contender: Contender) -> int:

@@ -42,7 +42,7 @@ class Request:
     """Processes that the contender may load with, beside the reader itself; 0 = none."""
     batch: int
     seconds: float
-    """Stop after this time; 0 = at the end of the epoch."""
+    """Stop after this time from the first batch on; 0 = at the end of the epoch."""
     stop_after: int
     """Stop after so many batches; 0 = never."""
     state: Any
@@ -107,7 +107,7 @@ def count(open_reader: Callable[[Request], Reader], request: Request) -> Counts:
         if keeps_numbers:
             rows = tokens[lengths > 0]
             counts.numbers += (rows[:, 0] * NUMBER_BASE + rows[:, 1]).tolist()
-        if (request.seconds and now > request.seconds) or counts.batches == request.stop_after:
+        if (request.seconds and now - counts.first_batch_s > request.seconds) or counts.batches == request.stop_after:
             break
     counts.cpu_s = cpu_seconds() - cpu_before
     counts.peak_bytes = memory_bytes()
