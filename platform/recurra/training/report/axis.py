@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,14 +60,21 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def number_text(value: float) -> str:
-    """`12`, `0.003`, `1.5k`, `3M`, `1e-5`."""
+    """`12`, `0.003`, `1.5k`, `3M`, `1e-5`, `2.5e-5`."""
     size = abs(value)
     if size >= 1e9 or (0 < size < 1e-3):
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
     for factor, suffix in ((1e6, "M"), (1e4, "k")):
         if size >= factor:
             return f"{value / (1e3 if suffix == 'k' else 1e6):.4g}{suffix}"
     return f"{value:.4g}"
+
+
+def percent_texts(values: Sequence[float]) -> list[str]:
+    """Shares in per cent, all with as many digits as the one needs that has most."""
+    digits = next(d for d in range(9) if d == 8 or all(math.isclose(v, round(v, d + 2), abs_tol=1e-12) for v in values))
+    return [f"{value:.{digits}%}" for value in values]
 
 
 def seconds_text(value: float) -> str:

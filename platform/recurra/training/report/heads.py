@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,18 @@ _SEEN = 0.02
 
 
 def heads_html(found: dict[str, Any]) -> str:
-    """Two columns as in the paper: what went in and was written, what was read and came out."""
+    """Cells of two columns, as in the paper: what went in and was written; what was read and came out."""
     writes = [head for head in found["heads"] if head["kind"] == "write"]
     reads = [head for head in found["heads"] if head["kind"] == "read"]
     rows = _rows_in_use([np.array(head["weights"], np.float64) for head in found["heads"]])
-    left = [_channels("inputs", "channel", found["inputs"])] if "inputs" in found else []
-    left += [_channels("vectors added to the memory", "component", found["adds"])]
-    left += [_weighting(f"write head{_of(head, writes)}", head["weights"], rows) for head in writes]
-    right = [_channels("outputs, where they are judged", "bit", found["outputs"])] if "outputs" in found else []
-    right += [_channels("vectors read from the memory", "component", found["reads"])]
-    right += [_weighting(f"read head{_of(head, reads)}", head["weights"], rows) for head in reads]
-    return "".join(f'<div class="column">{"".join(column)}</div>' for column in (left, right))
-
-
-def _of(head: dict[str, Any], heads: Sequence[Any]) -> str:
-    return f" {head['number']}" if len(heads) > 1 else ""
+    pictures = [(_channels("vectors added to the memory", found["adds"]), _channels("vectors read", found["reads"]))]
+    ends = (("inputs", "inputs"), ("outputs", "outputs, where they are judged"))
+    seen = [_channels(name, found[key]) if key in found else "" for key, name in ends]
+    if any(seen):
+        pictures.insert(0, (seen[0], seen[1]))
+    for write, read in zip_longest(writes, reads):
+        pictures.append((_weighting("write head", write, writes, rows), _weighting("read head", read, reads, rows)))
+    return "".join(f"<div>{picture}</div>" for pair in pictures for picture in pair)
 
 
 def _rows_in_use(weightings: Sequence[Numbers]) -> list[int]:
@@ -47,19 +45,23 @@ def _rows_in_use(weightings: Sequence[Numbers]) -> list[int]:
     return [(start + place) % rows for place in range(count)]
 
 
-def _weighting(name: str, weights: Sequence[Sequence[float]], rows: Sequence[int]) -> str:
+def _weighting(name: str, head: dict[str, Any] | None, heads: Sequence[Any], rows: Sequence[int]) -> str:
     """Dark = attended to; the labels are numbers of memory rows."""
-    cells = np.array(weights, np.float64).T[rows]
-    return _picture(name, "memory row", np.where(cells >= _SEEN, cells, 0.0), [str(row) for row in rows])
+    if head is None:
+        return ""
+    which = f" {head['number']}" if len(heads) > 1 else ""
+    cells = np.array(head["weights"], np.float64).T[rows]
+    seen = np.where(cells >= _SEEN, cells, 0.0)
+    return _picture(f"{name}{which}, by memory row", seen, [str(row) for row in rows])
 
 
-def _channels(name: str, unit: str, values: Sequence[Sequence[float]]) -> str:
+def _channels(name: str, values: Sequence[Sequence[float]]) -> str:
     """Blue = positive, orange = negative."""
     cells = np.array(values, np.float64).T
-    return _picture(name, unit, cells, [str(channel) for channel in range(len(cells))])
+    return _picture(name, cells, [str(channel) for channel in range(len(cells))])
 
 
-def _picture(name: str, unit: str, cells_YT: Numbers, labels: Sequence[str]) -> str:
+def _picture(name: str, cells_YT: Numbers, labels: Sequence[str]) -> str:
     count, steps = cells_YT.shape
     size = (WIDTH - LEFT - RIGHT) / steps
     tall = min(max(size, 3.0), 12.0, max(3.0, 330 / count))
@@ -83,4 +85,4 @@ def _picture(name: str, unit: str, cells_YT: Numbers, labels: Sequence[str]) -> 
     parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{base:.1f}">step</text>')
     height = tall * count + BOTTOM
     top = f'<svg viewBox="0 -4 {WIDTH} {height + 4:.1f}" role="img" aria-label="{escape(name)}">'
-    return f'<h3>{escape(name)}</h3><p class="note">{escape(unit)}s downwards</p>{top}{"".join(parts)}</svg>'
+    return f"<h3>{escape(name)}</h3>{top}{''.join(parts)}</svg>"

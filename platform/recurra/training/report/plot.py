@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from recurra.training.report.axis import Axis, Numbers, number_text, seconds_text
+from recurra.training.report.axis import Axis, Numbers, number_text, percent_texts, seconds_text
 
 WIDTH, HEIGHT = 470, 224
 WIDE = 1240
@@ -225,14 +225,16 @@ def _line(series: Series, x_axis: Axis, y_axis: Axis) -> str:
 
 def _grid(x_axis: Axis, y_axis: Axis, frame: Frame) -> str:
     parts = []
-    for value in y_axis.ticks():
+    ticks = y_axis.ticks()
+    texts = percent_texts(ticks) if frame.percent else list(map(number_text, ticks))
+    for value, text in zip(ticks, texts, strict=True):
         y = y_axis.at(value)
-        text = f"{value:.0%}" if frame.percent else number_text(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick end" x="{LEFT - 7}" y="{y + 4:.1f}">{text}</text>')
     for value in x_axis.ticks():
-        x = x_axis.at(value)
-        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{number_text(value)}</text>')
+        x, text = x_axis.at(value), number_text(value)
+        x = min(x, WIDTH - 3.4 * len(text))  # a label at the very end stays inside
+        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{text}</text>')
     parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(frame.x_label)}</text>')
     return "".join(parts)
 

@@ -24,7 +24,7 @@ def one_hot(rows, places):
 
 def labels(html, name):
     """Memory rows that a picture is labelled with."""
-    picture = html[html.index(f'aria-label="{name}"') :]
+    picture = html[html.index(f'aria-label="{name}, by') :]
     return [
         int(label) for label in re.findall(r'class="tick end" x="38"[^>]*>(\d+)<', picture[: picture.index("</svg>")])
     ]
@@ -33,7 +33,7 @@ def labels(html, name):
 def test_a_cell_is_drawn_for_each_step_that_a_head_attends_to():
     """A sharp weighting is one dark cell a step."""
     html = heads_html(found(one_hot(8, [1, 2, 3])))
-    picture = html[html.index('aria-label="read head"') :]
+    picture = html[html.index('aria-label="read head, by') :]
 
     assert picture[: picture.index("</svg>")].count('class="cell"') == 3
 
@@ -68,3 +68,17 @@ def test_positive_and_negative_numbers_have_two_colours():
 
     assert adds[: adds.index("</svg>")].count("cell less") == 2
     assert "outputs, where they are judged" in html and "inputs" in html
+
+
+def test_a_head_without_a_counterpart_has_its_column():
+    """Two read heads and one write head: the second read head stands on the right, not below the inputs."""
+    both = found(one_hot(4, [0, 1]))
+    both["heads"].append({"kind": "read", "number": 2, "weights": one_hot(4, [2, 3])})
+    cells = heads_html(both).split("</div>")
+
+    assert [re.findall("<h3>(.*?)</h3>", cell) for cell in cells[2:6]] == [
+        ["write head, by memory row"],
+        ["read head 1, by memory row"],
+        [],
+        ["read head 2, by memory row"],
+    ]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recurra.training.report.axis import Axis, number_text, seconds_text
+from recurra.training.report.axis import Axis, number_text, percent_texts, seconds_text
 from recurra.training.report.plot import (
     HEIGHT,
     MOST_POINTS,
@@ -87,10 +87,32 @@ def test_ticks_are_round_and_few(low, span):
     assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0, "0"), (12, "12"), (0.003, "0.003"), (15000, "15k"), (2.5e6, "2.5M"), (1e-5, "1e-5"), (3e10, "3e10")])  # fmt: skip
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (12, "12"), (0.003, "0.003"), (15000, "15k"), (2.5e6, "2.5M"), (1e-5, "1e-5"), (2.5e-5, "2.5e-5"), (3e10, "3e10")])  # fmt: skip
 def test_numbers_are_short(value, text):
     """They stand under an axis."""
     assert number_text(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ([0, 0.25, 0.5], ["0%", "25%", "50%"]),
+        ([0, 0.005, 0.01], ["0.0%", "0.5%", "1.0%"]),
+        ([0.001, 0.00125], ["0.100%", "0.125%"]),
+        ([0.5], ["50%"]),
+    ],
+)
+def test_neighbouring_shares_are_told_apart(values, texts):
+    """A run that hardly waits for data had an axis of 0%, 0% and 1%."""
+    assert percent_texts(values) == texts
+
+
+def test_the_last_label_is_not_cut_off():
+    """It stands at the right edge, and used to lose its last digits."""
+    html = line_plot([Series("a", np.array([0.0, 8000.0]), np.array([1.0, 2.0]))])
+    last = next(element for element in svg_of(html).iter() if element.text == "8000")
+
+    assert float(last.get("x")) + 13 <= WIDTH
 
 
 @pytest.mark.parametrize(("value", "text"), [(4.4, "4 s"), (185, "3:05"), (7800, "2:10:00")])
