@@ -165,6 +165,10 @@ class WordVocabulary(_ListVocabulary):
     def encode(self, text: str) -> Ids:
         return self._encode_parts(cut_words(text, lower_case=self.lower_case))
 
+    def encode_words(self, words: Sequence[str]) -> Ids:
+        """[T] one id for each of the words, which are not cut any further."""
+        return self._encode_parts(word.lower() if self.lower_case else word for word in words)
+
     def stream(self) -> TextStream:
         return _WordStream(self._entry)
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from recurra.models.backend import use_backend
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ModelCost:
     element-wise work is not counted. Of a model that cannot step: of a sequence of one step."""
 
 
-def cost_of(model: SequenceModel) -> ModelCost:
+def cost_of(model: Model) -> ModelCost:
     """Counted by running one step on torch's own operations; the model's mode and weights stay as they are."""
     return ModelCost(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -34,7 +34,7 @@ def cost_of(model: SequenceModel) -> ModelCost:
 
 
 @torch.no_grad()
-def _step_flops(model: SequenceModel) -> int:
+def _step_flops(model: Model) -> int:
     device = next(model.parameters()).device
     shape = model.shape
     if shape.input == "tokens":

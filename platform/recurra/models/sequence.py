@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +34,16 @@ class ModelShape:
     """One output for each step, or one for the whole sequence."""
 
 
+class Front(nn.Module, ABC):
+    """Turns the inputs of a step, such as [..., D] numbers, into a vector [..., output_size]; each step by itself."""
+
+    output_size: int
+
+    @abstractmethod
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[..., output_size] float."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """Outputs of a model with an NTM core, and what its heads did at each step."""
@@ -42,17 +54,71 @@ class Trace:
     """`read_weights` [B, T, R, N], `write_weights` [B, T, W, N], `reads` [B, T, R, M], `add` and `erase` [B, T, W, M]."""
 
 
-class SequenceModel(nn.Module):
-    """Names in its state: `core.…`, and `pool.value`, `pool.count` with mean or max pooling."""
+class Model(nn.Module, ABC):
+    """What training, registry and serving know of a model. A task builds its own (`Task.build_model`)."""
 
-    def __init__(self, config: ModelConfig, shape: ModelShape) -> None:
+    config: ModelConfig
+    shape: ModelShape
+
+    @property
+    @abstractmethod
+    def steppable(self) -> bool:
+        """Whether `step` works."""
+
+    @property
+    @abstractmethod
+    def state_spec(self) -> StateSpec:
+        """The tensors of `zero_state`; at least one."""
+
+    @abstractmethod
+    def zero_state(self, batch: int, device: torch.device | str = "cpu") -> State:
+        """What every sequence starts from; learned starts carry gradients."""
+
+    @abstractmethod
+    def forward(
+        self,
+        inputs: Tensor,
+        state: State | None = None,
+        lengths_B: Tensor | None = None,
+        reset_BT: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """What serving answers whole sequences with, as `shape` describes it; see `SequenceModel.forward`.
+
+        A model whose answer takes more than one pass, such as a beam search, takes them here and gives rows of one
+        width; what it is trained by is a method of its own, which its task calls in `Task.forward`.
+        """
+
+    @abstractmethod
+    def step(self, inputs_B: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step for every row; see `SequenceModel.step`."""
+
+
+class SequenceModel(Model):
+    """Names in its state: `core.…`, and `pool.value`, `pool.count` with mean or max pooling.
+
+    Args:
+        config: The `model` section.
+        shape: What the task reads and wants.
+        front: Makes vectors of inputs that are neither tokens nor features alone; has their width as `output_size`.
+        head: Of the number of hidden units (H), what makes outputs of them; None = a linear layer, or the embedding.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        shape: ModelShape,
+        *,
+        front: Front | None = None,
+        head: Callable[[int], nn.Module] | None = None,
+    ) -> None:
         super().__init__()
         _check(config, shape)
         self.config = config
         self.shape = shape
-        width = shape.input_size
+        width = shape.input_size if front is None else front.output_size
+        self.front = front
         self.embedding: TokenEmbedding | None = None
-        if shape.input == "tokens":
+        if shape.input == "tokens" and front is None:
             width = config.embedding_size or config.hidden_size
             drop_prob = config.regularisation.embedding_dropout
             self.embedding = TokenEmbedding(shape.input_size, width, drop_prob, config.embedding_std)
@@ -63,7 +129,10 @@ class SequenceModel(nn.Module):
         size = self.core.output_size
         self.attention = AttentionPooling(config.attention, size) if attended else None
         self.pooling = POOLINGS[config.pooling](size) if pooled and not attended else None
-        self.head = TiedHead(shape.output_size) if config.tied_embeddings else nn.Linear(size, shape.output_size)
+        if head is not None:
+            self.head = head(size)
+        else:
+            self.head = TiedHead(shape.output_size) if config.tied_embeddings else nn.Linear(size, shape.output_size)
 
     @property
     def steppable(self) -> bool:
@@ -128,7 +197,7 @@ class SequenceModel(nn.Module):
                 f"A model with attention over the whole sequence (model.attention: {self.config.attention}) cannot step. "
                 "Send whole sequences to /v1/predict, or train with model.attention: none or with a model.attention_window."
             )
-        x_BD = inputs_B if self.embedding is None else self.embedding(inputs_B)
+        x_BD = self._embedded(inputs_B)
         y_BH, after = self.core.step(x_BD, _part("core", state))
         following = _prefixed("core", after)
         if self.pooling is not None:
@@ -159,16 +228,22 @@ class SequenceModel(nn.Module):
         return Trace(self._logits(y_BTH), following, weightings)
 
     def _vectors(self, inputs: Tensor, lengths_B: Tensor | None) -> Tensor:
-        if self.embedding is None:
+        if self.embedding is None and self.front is None:
             return inputs
-        vectors: Tensor = self.dropout(self.embedding(inputs))
+        vectors: Tensor = self.dropout(self._embedded(inputs))
         return vectors
+
+    def _embedded(self, inputs: Tensor) -> Tensor:
+        if self.front is not None:
+            return self.front.forward(inputs)
+        return inputs if self.embedding is None else self.embedding.forward(inputs)
 
     def _logits(self, y: Tensor) -> Tensor:
         if isinstance(self.head, TiedHead):
             assert self.embedding is not None
             return self.head.forward(y, self.embedding)
-        return self.head.forward(y)
+        logits: Tensor = self.head(y)
+        return logits
 
     def _pool(
         self, y_BTH: Tensor, pool: State, lengths_B: Tensor | None, reset_BT: Tensor | None

@@ -24,7 +24,7 @@ from recurra.models.native.stepping import Ends, StackInPlace, StepLayer
 from recurra.models.ntm import KERNEL_ORDER, NtmCore
 from recurra.models.pooling import LastPooling
 from recurra.models.recurrent import RecurrentStack
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model, SequenceModel
 from recurra.models.state import State, put_rows, select_rows
 
 Precision = Literal["float32", "int8"]
@@ -37,7 +37,7 @@ class Stepper(ABC):
 
     @abstractmethod
     def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
-        """As `SequenceModel.step` in eval mode, without gradients: outputs [B, K], in memory of their own.
+        """As `Model.step` in eval mode, without gradients: outputs [B, K], in memory of their own.
 
         Args:
             inputs_B: Token ids [B] int64, or features [B, D].
@@ -51,7 +51,7 @@ class Stepper(ABC):
 
 
 def build_stepper(
-    model: SequenceModel, state: State, *, precision: Precision = "float32", fixed_rows: int | None = None
+    model: Model, state: State, *, precision: Precision = "float32", fixed_rows: int | None = None
 ) -> Stepper:
     """The fastest stepper for a model, with its weights as they are now.
 
@@ -81,7 +81,7 @@ def build_stepper(
 class PlainStepper(Stepper):
     """Steps any model by its own `step`, on copies of the rows."""
 
-    def __init__(self, model: SequenceModel, state: State, fixed_rows: int | None = None) -> None:
+    def __init__(self, model: Model, state: State, fixed_rows: int | None = None) -> None:
         self._model = model
         self._state = state
         self._fixed_rows = fixed_rows
@@ -153,7 +153,13 @@ def stack_layers(stack: RecurrentStack, state: State, prefix: str = "") -> list[
     return layers
 
 
-def _build_native(model: SequenceModel, state: State, precision: Precision) -> Stepper | None:
+def _build_native(model: Model, state: State, precision: Precision) -> Stepper | None:
+    if (
+        not isinstance(model, SequenceModel)
+        or model.front is not None
+        or not isinstance(model.head, nn.Linear | TiedHead)
+    ):
+        return None
     weight = next(model.parameters())
     plain = model.steppable and (model.pooling is None or isinstance(model.pooling, LastPooling))
     if not plain or backend() == "eager" or weight.dtype != torch.float32 or not available(weight.device, weight.dtype):

@@ -12,7 +12,7 @@ from recurra.config.env import apply_ray_environment
 from recurra.data.dataset import Dataset
 from recurra.errors import ClusterError, RecurraError
 from recurra.models.config import ModelConfig
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.orchestration.address import ClusterAddress
 from recurra.orchestration.job_file import JobFile
 from recurra.storage.url import open_store
@@ -130,7 +130,7 @@ def _describe_data(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _describe_model(config: ModelConfig, model: SequenceModel) -> dict[str, Any]:
+def _describe_model(config: ModelConfig, model: Model) -> dict[str, Any]:
     return {
         "cell": config.cell,
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -169,7 +169,7 @@ def _rows(run: TrainRun, dataset: Dataset) -> int:
     return max(1, batch.tokens // (run.train.truncated_bptt or max(1, dataset.steps // max(1, dataset.sequences))))
 
 
-def _worker_bytes(run: TrainRun, model: SequenceModel, steps: int) -> int:
+def _worker_bytes(run: TrainRun, model: Model, steps: int) -> int:
     """Weights, gradients, optimizer and activations of one worker: an estimate, on the safe side of a factor of two."""
     config = run.model
     weights = sum(weight.numel() for weight in model.parameters()) * 4

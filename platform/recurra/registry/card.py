@@ -10,12 +10,12 @@ from dataclasses import asdict
 from typing import Any
 
 from recurra.models.cost import cost_of
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.tasks.base import Task
 
 
 def card_of(
-    task: Task, model: SequenceModel, data: Mapping[str, Mapping[str, Any] | None], window: int | None = None
+    task: Task, model: Model, data: Mapping[str, Mapping[str, Any] | None], window: int | None = None
 ) -> dict[str, Any]:
     """The card, as JSON.
 
@@ -34,7 +34,7 @@ def card_of(
     }
 
 
-def _limits_of_model(model: SequenceModel) -> list[str]:
+def _limits_of_model(model: Model) -> list[str]:
     if model.steppable:
         return []
     return ["Reads whole sequences alone: it has no sessions, since each answer needs the end of its sequence."]

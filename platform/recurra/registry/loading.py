@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from pydantic import ValidationError
 
 from recurra.errors import ModelError, RegistryError
 from recurra.models.config import ModelConfig
-from recurra.models.sequence import ModelShape, SequenceModel
+from recurra.models.sequence import Model
 from recurra.models.weights import load_weights
 from recurra.registry.bundle import Bundle
 from recurra.tasks.base import Task
@@ -22,7 +22,7 @@ class LoadedModel:
 
     bundle: Bundle
     task: Task
-    model: SequenceModel
+    model: Model
     """In eval mode, on the CPU."""
 
 
@@ -37,7 +37,8 @@ def build(bundle: Bundle, weights: bytes, url: str) -> LoadedModel:
     Raises:
         RegistryError: This version of Recurra does not know the task, or would build another model or state.
     """
-    return LoadedModel(bundle, _task(bundle, url), _model(bundle, weights, url))
+    task = _task(bundle, url)
+    return LoadedModel(bundle, task, _model(bundle, task, weights, url))
 
 
 def _task(bundle: Bundle, url: str) -> Task:
@@ -50,11 +51,13 @@ def _task(bundle: Bundle, url: str) -> Task:
         ) from exc
 
 
-def _model(bundle: Bundle, weights: bytes, url: str) -> SequenceModel:
+def _model(bundle: Bundle, task: Task, weights: bytes, url: str) -> Model:
     try:
         # Initial weights are drawn and overwritten; the caller's random numbers stay as they are.
         with torch.random.fork_rng(devices=[]):
-            model = SequenceModel(ModelConfig.model_validate(bundle.model), ModelShape(**bundle.shape))
+            model = task.build_model(ModelConfig.model_validate(bundle.model))
+        if asdict(model.shape) != bundle.shape:
+            raise ModelError(f"its model is of shape {bundle.shape}, and the task would build {asdict(model.shape)}")
         load_weights(model, weights)
     except (ValidationError, ModelError, TypeError) as exc:
         raise RegistryError(

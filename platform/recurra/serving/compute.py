@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recurra.errors import RequestError
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.models.state import State
 from recurra.models.stepper import Precision, build_stepper
 from recurra.serving.slots import Slots
@@ -37,9 +37,7 @@ class Compute:
         ConfigError: The model cannot step in that precision.
     """
 
-    def __init__(
-        self, model: SequenceModel, slots: Slots, *, deterministic: bool, precision: Precision = "float32"
-    ) -> None:
+    def __init__(self, model: Model, slots: Slots, *, deterministic: bool, precision: Precision = "float32") -> None:
         self.model = model
         self.slots = slots
         self.deterministic = deterministic

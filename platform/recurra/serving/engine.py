@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from recurra.errors import RequestError
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.serving.compute import Compute
 from recurra.serving.config import ServeConfig
 from recurra.serving.encode import EncodeQueue
@@ -71,7 +71,7 @@ class Engine:
 
     def __init__(
         self,
-        model: SequenceModel,
+        model: Model,
         config: ServeConfig,
         metrics: EngineMetrics,
         post: Post,

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from recurra.errors import RequestError
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.serving.config import ServeConfig
 from recurra.serving.edge import Receive
 from recurra.serving.engine import Delivery, Engine, deliver
@@ -35,7 +35,7 @@ class ServedModel:
     name: str
     digest: str
     task: Task
-    model: SequenceModel
+    model: Model
     created: str = ""
     """ISO 8601 time at which the bundle was published."""
     metrics: Mapping[str, float | None] | None = None

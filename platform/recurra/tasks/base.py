@@ -16,7 +16,8 @@ from torch import Tensor
 from recurra.data.batch import Batch
 from recurra.data.schema import SequenceSchema
 from recurra.models.config import ModelConfig
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
+from recurra.models.state import State
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,16 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What an evaluation finds by letting the model answer, as serving would."""
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """As `Loss.sums`."""
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """For the report, instead of those of `Task.samples`."""
+
+
+@dataclass(frozen=True)
 class Encoded:
     """One request or session input, ready for the model."""
 
@@ -101,7 +112,7 @@ class Task(ABC):
         """Everything that `from_description` needs, as JSON (`kind` included)."""
 
     @abstractmethod
-    def build_model(self, config: ModelConfig) -> SequenceModel:
+    def build_model(self, config: ModelConfig) -> Model:
         """An untrained model with this task's input and output sizes; deterministic under `torch.manual_seed`."""
 
     @property
@@ -112,6 +123,16 @@ class Task(ABC):
     @abstractmethod
     def tensors(self, batch: Batch, device: str) -> TaskTensors:
         """Arrays of a batch as tensors."""
+
+    def forward(self, model: Model, tensors: TaskTensors, state: State | None) -> tuple[Tensor, State]:
+        """What `loss` is computed from, and the state afterwards. Training and evaluation call it; a task whose model
+        learns in another way than it answers (teacher forcing) calls that here."""
+        outputs, end = model(tensors.inputs, state, tensors.lengths, tensors.reset)
+        return outputs, end
+
+    def measure(self, model: Model, tensors: TaskTensors, *, want_samples: bool) -> Measured:
+        """Further sums that the model has to answer for (BLEU of what it generates); evaluations alone pay for it."""
+        return Measured()
 
     @abstractmethod
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:

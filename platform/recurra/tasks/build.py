@@ -16,13 +16,14 @@ from recurra.tasks.classification import ClassificationConfig, ClassificationTas
 from recurra.tasks.forecast_config import ForecastingConfig
 from recurra.tasks.forecasting import ForecastingTask
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
+from recurra.tasks.tagging import TaggingConfig, TaggingTask
 
 TASKS: dict[str, type[Task]] = {
-    task.kind: task for task in (LanguageModelTask, ClassificationTask, ForecastingTask, AlgorithmicTask)
+    task.kind: task for task in (LanguageModelTask, ClassificationTask, TaggingTask, ForecastingTask, AlgorithmicTask)
 }
 """Kind -> task."""
 
-Kind = Literal["language_model", "classification", "forecasting", "algorithmic"]
+Kind = Literal["language_model", "classification", "tagging", "forecasting", "algorithmic"]
 
 
 def _long_form(value: Any) -> Any:
@@ -38,7 +39,7 @@ def _long_form(value: Any) -> Any:
     return value
 
 
-AnyTaskConfig = LanguageModelConfig | ClassificationConfig | ForecastingConfig | AlgorithmicConfig
+AnyTaskConfig = LanguageModelConfig | ClassificationConfig | TaggingConfig | ForecastingConfig | AlgorithmicConfig
 
 _LongForm = Annotated[AnyTaskConfig, Field(discriminator="kind")]
 

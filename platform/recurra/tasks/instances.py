@@ -42,6 +42,20 @@ def text_field(fields: Mapping[str, Any], name: str) -> str:
     return value
 
 
+def word_field(fields: Mapping[str, Any], name: str) -> list[str]:
+    """A list of words, none of them empty."""
+    value = fields[name]
+    if not isinstance(value, list):
+        raise RequestError(f"'{name}' is {_kind(value)}. Send a list of words.", code="not_a_list", param=name)
+    for index, word in enumerate(value):
+        if not isinstance(word, str) or not word:
+            seen = "an empty string" if word == "" else _kind(word)
+            raise RequestError(
+                f"'{name}' holds {seen} at index {index}. Send a word there.", code="not_a_word", param=name
+            )
+    return value
+
+
 def token_field(fields: Mapping[str, Any], name: str, size: int) -> NDArray[np.int64]:
     """[T] token ids, each from 0 to `size` - 1."""
     value = fields[name]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recurra.data.batch import Batch
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.tasks.base import Task
 from recurra.training.lanes import LaneStates
 from recurra.training.ranks import Ranks
@@ -30,7 +30,7 @@ class Evaluation:
 @torch.no_grad()
 def evaluate(
     task: Task,
-    model: SequenceModel,
+    model: Model,
     batches: Iterable[Batch],
     ranks: Ranks,
     *,
@@ -55,14 +55,15 @@ def evaluate(
     for done, batch in enumerate(islice(batches, limit), 1):
         tensors = task.tensors(batch, "cpu").to(device)
         state = lanes.take(batch.lanes) if batch.lanes is not None else None
-        outputs, end = model(tensors.inputs, state, tensors.lengths, tensors.reset)
+        outputs, end = task.forward(model, tensors, state)
         if batch.lanes is not None:
             lanes.put(batch.lanes, end)
         loss = task.loss(outputs, tensors)
-        for name, value in {"": loss.total, "#": loss.count, **loss.sums}.items():
+        measured = task.measure(model, tensors, want_samples=done == 1)
+        for name, value in {"": loss.total, "#": loss.count, **loss.sums, **measured.sums}.items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu()
         if done == 1:
-            samples = task.samples(outputs, tensors)
+            samples = measured.samples or task.samples(outputs, tensors)
         tell(done)
     names = sorted(sums)
     values = torch.stack([sums[name] for name in names]).to(device)

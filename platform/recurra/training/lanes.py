@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.models.state import State, detach, select_rows
 
 
@@ -18,7 +18,7 @@ class LaneStates:
     `take` picks those that a batch asks for.
     """
 
-    def __init__(self, model: SequenceModel, device: str) -> None:
+    def __init__(self, model: Model, device: str) -> None:
         self._model = model
         self._device = device
         self._lanes: NDArray[np.int64] = np.zeros(0, np.int64)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from recurra.data.batch import Batch
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.models.state import State
 from recurra.tasks.base import Loss, Task
 from recurra.training.average import WeightAverage
@@ -64,7 +64,7 @@ class StepResult:
 class TrainStep:
     """Owns everything that an update changes: weights, gradients, optimizer, average, carried states."""
 
-    def __init__(self, task: Task, model: SequenceModel, config: TrainConfig, ranks: Ranks, *, device: str) -> None:
+    def __init__(self, task: Task, model: Model, config: TrainConfig, ranks: Ranks, *, device: str) -> None:
         regularisation = model.config.regularisation
         self.task = task
         self.model = model.to(device)
@@ -135,7 +135,7 @@ class TrainStep:
     def _forward(self, batch: Batch, state: State | None) -> tuple[State, Loss]:
         tensors = self.task.tensors(batch, "cpu").to(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast):
-            outputs, end = self.model(tensors.inputs, state, tensors.lengths, tensors.reset)
+            outputs, end = self.task.forward(self.model, tensors, state)
         return end, self.task.loss(outputs.float(), tensors)
 
     def _average_gradient(self, count: float) -> float:

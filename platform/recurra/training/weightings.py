@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recurra.data.batch import Batch
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model, SequenceModel
 from recurra.tasks.base import Task
 
 _MOST_STEPS = 256
@@ -19,13 +19,13 @@ _MOST_BATCHES = 8
 
 
 @torch.no_grad()
-def trace_heads(task: Task, model: SequenceModel, batches: Iterable[Batch]) -> dict[str, Any] | None:
+def trace_heads(task: Task, model: Model, batches: Iterable[Batch]) -> dict[str, Any] | None:
     """The longest of the first sequences and what each head did, as JSON; None when the model has no heads.
 
     `inputs` [T][D] (absent for tokens), `outputs` [T][K] probabilities, `targets` [T][K] where the task judges bits,
     `adds` and `reads` [T][heads * M], and `heads`: name and `weights` [T][N] of each.
     """
-    if model.config.cell != "ntm":
+    if not isinstance(model, SequenceModel) or model.config.cell != "ntm":
         return None
     model.eval()
     device = str(next(model.parameters()).device)

@@ -173,7 +173,23 @@ def test_a_published_model_is_measured_beyond_its_training(tmp_path: Path):
     assert float(lines[1][1]) == pytest.approx(24, rel=0.4)
 
 
-@pytest.mark.parametrize("job", ["sentiment", "retail-forecast"])
+def test_entities_take_their_words_from_the_training_split(tmp_path: Path, local_url: str):
+    """What only the test split has must be unknown; words stay as they were cut, and `O` is tag 0."""
+    for split, name in (("train", "Ada"), ("dev", "Eve"), ("test", "Bob")):
+        lines = [f"{name}\tB-person", "can't\tO", "", "we\tO", f"met {name}\tB-person"]
+        (tmp_path / f"{split}.conll").write_text("\n".join([*lines, "", *lines]) + "\n")
+
+    prepare("entities", "--source", str(tmp_path), "--out", local_url)
+    train, test = Dataset.open(f"{local_url}/train"), Dataset.open(f"{local_url}/test")
+    assert len(train) == len(test) == 4
+    assert set(train.metadata["vocabulary"]["entries"]) == {"ada", "can't", "we", "met ada"}
+    assert test[0]["tokens"].tolist()[0] == 1
+    assert train.metadata["tags"] == ["O", "B-person"]
+    assert test[1]["tags"].tolist() == [0, 1]
+    check_fits("entities", local_url, ("train", "dev"))
+
+
+@pytest.mark.parametrize("job", ["sentiment", "retail-forecast", "entities"])
 def test_a_source_that_is_not_there_is_one_line(tmp_path: Path, local_url: str, job: str):
     """A user who mistypes a path sees which file was missing, and no stack trace."""
     said = prepare(job, "--source", str(tmp_path / "nowhere"), "--out", local_url, code=1)

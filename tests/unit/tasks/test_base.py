@@ -1,36 +1,24 @@
 """Laws of every task: what one worker measures, two measure together; and what is described is what was trained."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from recurra.data.dataset import Dataset
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.vocabulary import ByteVocabulary
-from recurra.models.config import ModelConfig
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model
 from recurra.tasks.algorithmic import AlgorithmicConfig
-from recurra.tasks.base import Task
 from recurra.tasks.build import TASKS, task_from_dataset, task_from_description
 from recurra.tasks.classification import ClassificationConfig
 from recurra.tasks.forecast_config import ForecastingConfig
 from recurra.tasks.language_model import LanguageModelConfig
 from recurra.tasks.problems.copying import Copy
 
+from .cases import Case
 from .conftest import Write, one_epoch
-
-
-@dataclass
-class Case:
-    """A task, its small dataset, and an instance of it."""
-
-    dataset: Dataset
-    task: Task
-    instance: Any
+from .text_cases import TEXT_CASES
 
 
 def language_model(write: Write) -> Case:
@@ -76,13 +64,14 @@ CASES: dict[str, Callable[[Write], Case]] = {
     "classification": classification,
     "forecasting": forecasting,
     "algorithmic": algorithmic,
+    **TEXT_CASES,
 }
 
 
-def model_of(task: Task) -> SequenceModel:
+def model_of(case: Case) -> Model:
     """A model whose outputs are not all alike."""
     torch.manual_seed(0)
-    model = task.build_model(ModelConfig(hidden_size=6)).eval()
+    model = case.task.build_model(case.model).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
@@ -98,7 +87,7 @@ def test_every_task_stands_here():
 def test_two_workers_measure_together_what_one_measures(write: Write, kind: str):
     """Loss, count and every sum add up over ranks, though the second rank has nothing but filler in the last batch."""
     case = CASES[kind](write)
-    model = model_of(case.task)
+    model = model_of(case)
 
     found = []
     for world_size in (1, 2):
@@ -108,9 +97,10 @@ def test_two_workers_measure_together_what_one_measures(write: Write, kind: str)
             for batch in batches:
                 tensors = case.task.tensors(batch, "cpu")
                 with torch.no_grad():
-                    outputs, _ = model(tensors.inputs, None, tensors.lengths, tensors.reset)
+                    outputs, _ = case.task.forward(model, tensors, None)
+                    measured = case.task.measure(model, tensors, want_samples=False)
                 loss = case.task.loss(outputs, tensors)
-                for name, value in {"": loss.total, "#": loss.count, **loss.sums}.items():
+                for name, value in {"": loss.total, "#": loss.count, **loss.sums, **measured.sums}.items():
                     sums[name] = sums.get(name, 0.0) + float(value)
         total, count = sums.pop(""), sums.pop("#")
         found.append(case.task.metrics(total, count, sums))
@@ -124,12 +114,12 @@ def test_the_loss_has_a_gradient_that_lowers_it(write: Write, kind: str):
     """A few small steps downhill on one batch: a sign or a mask that is wrong shows here."""
     case = CASES[kind](write)
     tensors = case.task.tensors(next(one_epoch(case.dataset, mode="buckets", batch_sequences=3)), "cpu")
-    model = model_of(case.task)
+    model = model_of(case)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 
     losses = []
     for _ in range(8):
-        outputs, _ = model(tensors.inputs, None, tensors.lengths, tensors.reset)
+        outputs, _ = case.task.forward(model, tensors, None)
         loss = case.task.loss(outputs, tensors)
         losses.append(float(loss.total.detach()))
         optimizer.zero_grad()
@@ -143,7 +133,7 @@ def test_a_described_task_is_served_as_it_was_trained(write: Write, kind: str):
     """Same inputs, same model, same answer from the description as from the dataset."""
     case = CASES[kind](write)
     rebuilt = task_from_description(case.task.describe())
-    model = model_of(case.task)
+    model = model_of(case)
 
     answers = []
     for task in (case.task, rebuilt):

@@ -1,0 +1,101 @@
+"""Every application learns: a small made-up set in seconds, and with the real set at hand its own job, past the baseline."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recurra.data.schema import Column, SequenceSchema
+from recurra.data.words import build_character_vocabulary, build_word_vocabulary, spellings
+from recurra.data.write import DatasetWriter
+from recurra.orchestration.job_file import load_job
+from recurra.training.work import train_here
+
+JOBS = Path(__file__).parents[3] / "jobs"
+REAL = Path(os.environ.get("RECURRA_TEST_DATA", "/nowhere"))
+"""Folder of the real data sets, `<task>/<set>` below it."""
+
+Learn = Callable[..., dict[str, float]]
+
+
+@pytest.fixture
+def learn(tmp_path: Path) -> Learn:
+    """Trains a job file with changes, in this process; gives the metrics of the best checkpoint."""
+
+    def run(values: dict[str, Any], **changes: Any) -> dict[str, float]:
+        values = {**values, "name": "learning", "runs": f"file://{tmp_path}/runs"}
+        for name in ("publish", "serve"):
+            values.pop(name, None)
+        for path, value in changes.items():
+            section, _, key = path.partition("__")
+            values[section] = {**values[section], key: value} if key else value
+        file = tmp_path / "learning.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return train_here(load_job(file).train_run()).metrics
+
+    return run
+
+
+def job_of(name: str, url: str) -> dict[str, Any]:
+    """A job file as it stands, on the data at `url`."""
+    values: dict[str, Any] = yaml.safe_load((JOBS / name / "job.yaml").read_text())
+    values["data"] |= {split: f"{url}/{values['data'][split].rsplit('/', 1)[1]}" for split in ("train", "eval")}
+    return values
+
+
+def prepare(job: str, source: str, url: str, *arguments: str) -> None:
+    """Write a real set, or skip where there is none."""
+    folder = REAL / source
+    if not folder.is_dir():
+        pytest.skip(f"RECURRA_TEST_DATA has no {source}")
+    command = [sys.executable, JOBS / job / "prepare.py", "--source", folder, "--out", url, *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+def test_a_tagger_learns_what_spelling_and_neighbours_say(learn: Learn, local_url: str):
+    """Names are words in capitals that no vocabulary has, and after `mr` they go on: spelling and transitions decide."""
+    rows = []
+    for number in range(120):
+        name = ["Q" + "xyz"[number % 3] * (1 + number % 4), "Zu" + "ab"[number % 2] * (number % 5)]
+        rows.append((["we", "saw", *name, "today"], ["O", "O", "B-per", "I-per", "O"]))
+        rows.append((["today", "we", "ate"], ["O", "O", "O"]))
+    words = build_word_vocabulary([own for own, _ in rows], min_count=100)
+    letters = build_character_vocabulary([own for own, _ in rows])
+    tags = ["O", "B-per", "I-per"]
+    schema = SequenceSchema(
+        (Column("tokens", words.dtype), Column("characters", letters.dtype, width=8), Column("tags", "uint8"))
+    )
+    metadata = {"vocabulary": words.to_json(), "character_vocabulary": letters.to_json(), "tags": tags}
+    for split, part in (("train", rows[:160]), ("eval", rows[160:])):
+        with DatasetWriter(f"{local_url}/{split}", schema, metadata) as writer:
+            for own, marks in part:
+                spelt = spellings(letters, own, 8)
+                writer.write(
+                    {
+                        "tokens": words.encode_words(own),
+                        "characters": spelt,
+                        "tags": [tags.index(mark) for mark in marks],
+                    }
+                )
+    job = {
+        "task": {"kind": "tagging", "characters": "characters"},
+        "data": {"train": f"{local_url}/train", "eval": f"{local_url}/eval"},
+        "model": {"cell": "gru", "hidden_size": 16, "bidirectional": True},
+        "train": {"steps": 40, "learning_rate": 0.02, "global_batch": {"sequences": 16}},
+    }
+    assert learn(job)["f1"] > 0.95
+
+
+@pytest.mark.data_dir
+def test_entities_are_found_far_more_often_than_by_a_dictionary(learn: Learn, local_url: str):
+    """WNUT 2017, test set: a dictionary of the training entities has F1 0.03."""
+    prepare("entities", "ner/wnut17", local_url)
+    metrics = learn(job_of("entities", local_url), data__eval=f"{local_url}/test", train__evaluate_every=100_000)
+    assert metrics["f1"] > 0.09
