@@ -38,6 +38,7 @@ class VocabularyKind(StrEnum):
 
     bytes = "bytes"
     characters = "characters"
+    subwords = "subwords"
     words = "words"
 
 

@@ -1,4 +1,4 @@
-"""Text <-> token ids: bytes, characters or words."""
+"""Text <-> token ids: bytes, characters, subwords or words."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import codecs
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recurra.data.schema import DType
+from recurra.data.subwords import BYTES, BytePairs, learn_merges
 from recurra.errors import ConfigError, DataError
 
-Kind = Literal["bytes", "characters", "words"]
+Kind = Literal["bytes", "characters", "subwords", "words"]
 Ids = NDArray[np.unsignedinteger[Any]]
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 _NO_SPACE_BEFORE = frozenset(".,;:!?%)]}»”’")
@@ -84,7 +85,9 @@ class Vocabulary(ABC):
             if kind == "characters":
                 return CharacterVocabulary(value["entries"])
             return WordVocabulary(value["entries"], lower_case=bool(value.get("lower_case", True)))
-        raise DataError(f"A vocabulary of kind {kind!r} is unknown. It is one of: bytes, characters, words.")
+        if kind == "subwords" and isinstance(value.get("merges"), list):
+            return SubwordVocabulary(value["merges"])
+        raise DataError(f"A vocabulary of kind {kind!r} is unknown. It is one of: bytes, characters, subwords, words.")
 
 
 class ByteVocabulary(Vocabulary):
@@ -101,7 +104,7 @@ class ByteVocabulary(Vocabulary):
         return np.frombuffer(data, np.uint8)
 
     def stream(self) -> TextStream:
-        return _ByteStream()
+        return _ByteStream(lambda index: bytes((index,)) if 0 < index < 256 else b"")
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "bytes"}
@@ -153,6 +156,29 @@ class CharacterVocabulary(_ListVocabulary):
         return _EntryStream(self._entry)
 
 
+class SubwordVocabulary(Vocabulary):
+    """Pieces of words, the frequent ones whole: ids 0 <pad>, 1 <unk>, 2 <bos>, then bytes, then merges. No text is unknown."""
+
+    kind = "subwords"
+    bos = 2
+    first = 3
+
+    def __init__(self, merges: Sequence[str]) -> None:
+        self._pairs = BytePairs(merges)
+        self.size = self._pairs.size + self.first
+
+    def encode(self, text: str) -> Ids:
+        # A lone surrogate, which JSON can hold, is no text.
+        pieces = self._pairs.encode(text.encode("utf-8", "replace").decode())
+        return np.array([piece + self.first for piece in pieces], self.dtype)
+
+    def stream(self) -> TextStream:
+        return _ByteStream(lambda index: self._pairs.bytes_of[index - self.first] if index >= self.first else b"")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "subwords", "merges": self._pairs.merges}
+
+
 class WordVocabulary(_ListVocabulary):
     """One id for each word or punctuation mark; spaces are not kept."""
 
@@ -188,14 +214,22 @@ def build_vocabulary(
 
     Args:
         kind: `bytes` needs no texts.
-        min_count: Rarer entries become <unk>.
-        max_size: Ids in all, the three markers included.
+        min_count: Rarer entries become <unk>; of subwords, rarer pairs are not merged.
+        max_size: Ids in all, the three markers included (and of subwords the 256 bytes; 8192 by default).
         lower_case: Whether words are lower-cased.
     """
     if kind == "bytes":
         return ByteVocabulary()
     if max_size is not None and max_size < _ListVocabulary.first + 1:
         raise ConfigError(f"The vocabulary's max_size is {max_size}. Set it to 4 or more: three ids are markers.")
+    if kind == "subwords":
+        size = 8192 if max_size is None else max_size
+        if size < BYTES + SubwordVocabulary.first:
+            raise ConfigError(
+                f"The vocabulary's max_size is {size}. Set it to {BYTES + SubwordVocabulary.first} or more: subwords have "
+                "an id for each byte and three markers."
+            )
+        return SubwordVocabulary(learn_merges(texts, size - BYTES - SubwordVocabulary.first, min_count))
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text if kind == "characters" else cut_words(text, lower_case=lower_case))
@@ -211,11 +245,14 @@ def narrowest_unsigned(largest: int) -> DType:
 
 
 class _ByteStream(TextStream):
-    def __init__(self) -> None:
+    """UTF-8 in pieces; never cuts a character in two."""
+
+    def __init__(self, bytes_of: Callable[[int], bytes]) -> None:
+        self._bytes_of = bytes_of
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, ids: Iterable[int]) -> str:
-        return self._decoder.decode(bytes(index for index in ids if 0 < index < 256))
+        return self._decoder.decode(b"".join(self._bytes_of(int(index)) for index in ids))
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)

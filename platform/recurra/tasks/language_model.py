@@ -1,4 +1,4 @@
-"""Next-token prediction over bytes, characters or words."""
+"""Next-token prediction over bytes, characters, subwords or words."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from recurra.data.dataset import Dataset
+
 from .conftest import Command
 
 
@@ -64,6 +66,18 @@ def test_a_second_write_needs_append(recurra: Command, reviews: Path, local_url:
     assert again.code == 2 and "--append" in again.err
     assert recurra(*command, "--append").code == 0
     assert recurra("data", "inspect", local_url, "--json").json["sequences"] == 80
+
+
+def test_subwords_are_written_with_at_most_the_size_that_is_asked_for(
+    recurra: Command, reviews: Path, local_url: str
+) -> None:
+    """`--vocabulary subwords --max-size N`: the manifest holds the merges, so that serving cuts as training did."""
+    fields = ("--text", "text", "--vocabulary", "subwords", "--max-size", "270")
+    done = recurra("data", "write", reviews, local_url, *fields)
+    assert done.code == 0, done.err
+    vocabulary = Dataset.open(local_url).metadata["vocabulary"]
+    assert vocabulary["kind"] == "subwords"
+    assert 0 < len(vocabulary["merges"]) <= 270 - 259
 
 
 def test_like_takes_over_vocabulary_and_labels(recurra: Command, reviews: Path, local_url: str, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,3 +119,60 @@ def test_an_entry_twice_is_refused():
 def test_no_room_for_an_entry_is_refused():
     with pytest.raises(ConfigError, match="max_size is 3"):
         build_vocabulary("words", ["a"], max_size=3)
+
+
+CORPUS = ["low lower lowest newer wider", "the lower the newer", "größer größte"] * 3
+
+
+def test_subwords_keep_frequent_words_whole_and_lose_no_text():
+    """Byte-pair encoding: `lower` is one piece with the space before it; what was never seen falls into bytes."""
+    vocabulary = build_vocabulary("subwords", CORPUS, max_size=300)
+    assert len(vocabulary.encode(" lower")) == 1
+    for text in ("low lower\n newest größer", "naïve 日本 🙂", "", " two  spaces "):
+        assert vocabulary.decode(vocabulary.encode(text)) == text
+    assert 1 not in vocabulary.encode("日本").tolist()
+
+
+def test_subword_merges_by_hand():
+    """The most frequent pair first: `a b` is met four times, then `ab ab` twice."""
+    vocabulary = build_vocabulary("subwords", ["abab", "abab"], max_size=256 + 3 + 2)
+    assert vocabulary.to_json() == {"kind": "subwords", "merges": ["a b", "ab ab"]}
+    assert vocabulary.encode("abab").tolist() == [256 + 3 + 1]
+    assert vocabulary.encode("aba").tolist() == [256 + 3, ord("a") + 3]
+    assert (vocabulary.size, vocabulary.dtype, vocabulary.bos) == (261, "uint16", 2)
+
+
+def test_subwords_read_back_are_the_same():
+    """The manifest and the bundle keep the merges alone."""
+    vocabulary = build_vocabulary("subwords", CORPUS, max_size=300)
+    again = Vocabulary.from_json(json.loads(json.dumps(vocabulary.to_json())))
+    assert again == vocabulary
+    assert again.encode(CORPUS[2]).tolist() == vocabulary.encode(CORPUS[2]).tolist()
+    assert build_vocabulary("subwords", CORPUS, max_size=300) == vocabulary
+
+
+def test_a_stream_of_subwords_never_cuts_a_character_in_two():
+    """`ß` is two bytes, and each can be a token of its own."""
+    vocabulary = build_vocabulary("subwords", ["ab"], max_size=260)
+    stream = vocabulary.stream()
+    said = [stream.feed([index]) for index in [vocabulary.bos, *vocabulary.encode("aß").tolist()]]
+    assert said == ["", "a", "", "ß"]
+
+
+def test_too_small_a_subword_vocabulary_is_refused():
+    """Below 259 ids not even the bytes fit."""
+    with pytest.raises(ConfigError, match="max_size is 100. Set it to 259 or more"):
+        build_vocabulary("subwords", CORPUS, max_size=100)
+
+
+def test_broken_merges_are_refused():
+    """A manifest that was altered."""
+    with pytest.raises(DataError, match="merge 'ab c' of pieces that it lacks"):
+        Vocabulary.from_json({"kind": "subwords", "merges": ["ab c"]})
+
+
+def test_without_the_library_the_error_says_what_to_install(monkeypatch):
+    """It is an extra: most datasets have no subwords."""
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ConfigError, match=r"pip install 'recurra\[text\]'"):
+        build_vocabulary("subwords", CORPUS)
