@@ -16,14 +16,30 @@ from recurra.tasks.classification import ClassificationConfig, ClassificationTas
 from recurra.tasks.forecast_config import ForecastingConfig
 from recurra.tasks.forecasting import ForecastingTask
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
+from recurra.tasks.music import MusicConfig, MusicTask
 from recurra.tasks.tagging import TaggingConfig, TaggingTask
 
 TASKS: dict[str, type[Task]] = {
-    task.kind: task for task in (LanguageModelTask, ClassificationTask, TaggingTask, ForecastingTask, AlgorithmicTask)
+    task.kind: task
+    for task in (
+        LanguageModelTask,
+        ClassificationTask,
+        TaggingTask,
+        ForecastingTask,
+        MusicTask,
+        AlgorithmicTask,
+    )
 }
 """Kind -> task."""
 
-Kind = Literal["language_model", "classification", "tagging", "forecasting", "algorithmic"]
+Kind = Literal[
+    "language_model",
+    "classification",
+    "tagging",
+    "forecasting",
+    "music",
+    "algorithmic",
+]
 
 
 def _long_form(value: Any) -> Any:
@@ -39,7 +55,14 @@ def _long_form(value: Any) -> Any:
     return value
 
 
-AnyTaskConfig = LanguageModelConfig | ClassificationConfig | TaggingConfig | ForecastingConfig | AlgorithmicConfig
+AnyTaskConfig = (
+    LanguageModelConfig
+    | ClassificationConfig
+    | TaggingConfig
+    | ForecastingConfig
+    | MusicConfig
+    | AlgorithmicConfig
+)  # fmt: skip
 
 _LongForm = Annotated[AnyTaskConfig, Field(discriminator="kind")]
 

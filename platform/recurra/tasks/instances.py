@@ -112,6 +112,16 @@ def whole_number(options: Mapping[str, Any], name: str, low: int, high: int, def
     return value
 
 
+def real_number(options: Mapping[str, Any], name: str, low: float, high: float, default: float) -> float:
+    """An option from `low` to `high`."""
+    value = options.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise RequestError(
+            f"'{name}' is {value!r}. Send a number from {low:g} to {high:g}.", code="out_of_range", param=name
+        )
+    return float(value)
+
+
 def _number(value: Any, name: str, index: int) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise RequestError(
