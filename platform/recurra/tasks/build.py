@@ -11,6 +11,7 @@ from recurra.config.load import nearest
 from recurra.data.schema import SequenceSchema
 from recurra.errors import RegistryError
 from recurra.tasks.algorithmic import AlgorithmicConfig, AlgorithmicTask
+from recurra.tasks.anomaly import AnomalyConfig, AnomalyTask
 from recurra.tasks.base import Task
 from recurra.tasks.classification import ClassificationConfig, ClassificationTask
 from recurra.tasks.forecast_config import ForecastingConfig
@@ -27,6 +28,7 @@ TASKS: dict[str, type[Task]] = {
         TaggingTask,
         ForecastingTask,
         MusicTask,
+        AnomalyTask,
         AlgorithmicTask,
     )
 }
@@ -38,6 +40,7 @@ Kind = Literal[
     "tagging",
     "forecasting",
     "music",
+    "anomaly",
     "algorithmic",
 ]
 
@@ -61,6 +64,7 @@ AnyTaskConfig = (
     | TaggingConfig
     | ForecastingConfig
     | MusicConfig
+    | AnomalyConfig
     | AlgorithmicConfig
 )  # fmt: skip
 

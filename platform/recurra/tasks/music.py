@@ -85,11 +85,8 @@ class MusicTask(Task):
 
     def limits(self) -> list[str]:
         return [
-            (
-                f"Knows notes {self.lowest} to {self.lowest + self.width - 1} (MIDI), one step at a time: neither how long a "
-                "note was held before nor how loud it is."
-            ),
-            "Draws the notes of a step independently of each other, so that chords of its own may clash.",
+            f"Knows notes {self.lowest} to {self.lowest + self.width - 1} (MIDI), each on or off at a step.",
+            "Draws the notes of a step independently of each other, so chords of its own may clash.",
         ]
 
     def tensors(self, batch: Batch, device: str) -> TaskTensors:

@@ -30,7 +30,7 @@ def test_the_long_form_carries_settings():
     ("task", "message"),
     [
         ("langage_model", "task.kind is 'langage_model', which is not a task. Did you mean 'language_model'"),
-        ({"horizon": 3}, "task has no kind. Add one of: algorithmic, classification"),
+        ({"horizon": 3}, "task has no kind. Add one of: algorithmic, anomaly"),
         ({"kind": "forecasting", "horizn": 3}, "is not a setting. Did you mean 'horizon'"),
         ({"kind": "forecasting", "quantiles": [0.1]}, "Write rising numbers above 0 and below 1"),
     ],

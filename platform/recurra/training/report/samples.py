@@ -12,9 +12,11 @@ from recurra.training.report.plot import Frame, Series, line_plot
 
 
 def sample_html(sample: dict[str, Any]) -> str:
-    """One sample: a forecast as a plot, bits as squares, text with the wrong guesses marked, anything else as a table."""
+    """One sample: forecasts and scores as plots, bits as squares, text with the wrong guesses marked, anything else as a table."""
     if "quantiles" in sample:
         return _forecast(sample)
+    if "marked" in sample:
+        return _scores(sample)
     if "bits" in sample:
         return _bits("asked", sample["bits"], sample["bits"]) + _bits("answered", sample["answer"], sample["bits"])
     if "guesses" in sample:
@@ -35,6 +37,16 @@ def _forecast(sample: dict[str, Any]) -> str:
         ],
         Frame(x_label="steps ahead"),
     )
+
+
+def _scores(sample: dict[str, Any]) -> str:
+    """Anomaly scores over time; marked steps are drawn again, in another colour."""
+    scores = np.array(sample["scores"], np.float64)
+    steps = np.arange(len(scores), dtype=np.float64)
+    lines = [Series("score", steps, scores, 0)]
+    if any(sample["marked"]):
+        lines.append(Series("marked as anomalous", steps, np.where(sample["marked"], scores, np.nan), 3))
+    return line_plot(lines, Frame(x_label="steps"))
 
 
 def _bits(name: str, rows: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> str:
