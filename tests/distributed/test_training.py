@@ -17,6 +17,7 @@ import pytest
 import ray
 import torch
 
+from recurra.cli.main import run as command_line
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.data.write import DatasetWriter
@@ -138,6 +139,22 @@ def test_an_error_that_comes_again_is_told_once(driver, make_run):
 
     with pytest.raises(DivergedError, match="the loss of this test is not finite"):
         launch(run, None, lambda event: None)
+
+
+@pytest.mark.timeout(400)
+def test_a_hanging_run_is_explained_and_can_be_made_again(driver, make_run, capsys):
+    """One rank stands still, so all do: the stacks of each are in the store. `recurra rerun` has the same losses."""
+    run = make_run("hanging", steps=6, guard={"stall": 1.0}, callbacks=["training_witness:Hang"])
+    launch(run, None, lambda event: None)
+    store = run.open_store()
+    stacks = {info.key.partition("-")[2][:9]: store.read(info.key).decode() for info in store.list("stalls/")}
+    assert sorted(stacks) == ["rank00000", "rank00001"]
+    assert "training_witness.py" in stacks["rank00001"] and "sum_in_place" in stacks["rank00000"]
+
+    assert command_line(["rerun", "hanging", "--runs", run.runs, "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["same"] and outcome["updates"] == 6 and outcome["loss"] == outcome["loss_again"]
+    assert losses_of(run) == losses_of(make_run("hanging-rerun"))
 
 
 def test_the_same_name_twice_at_once_is_refused(driver, make_run):

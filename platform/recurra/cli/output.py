@@ -56,6 +56,12 @@ def emit_json(value: Any) -> None:
     sys.stdout.flush()
 
 
+def emit_line(text: str) -> None:
+    """One line of a result that comes in parts, for a program that reads along."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """Rows below a header line.
 

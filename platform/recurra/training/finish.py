@@ -16,10 +16,12 @@ from recurra.registry.registry import Registry
 from recurra.storage.store import Store
 from recurra.training.evaluation import Evaluation
 from recurra.training.events import RunEvent
+from recurra.training.report.log import read_log
 from recurra.training.report.page import REPORT, write_report
 from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
 from recurra.training.start import DATA, ENVIRONMENT
+from recurra.training.tables import write_tables
 from recurra.training.trainer import Trainer
 from recurra.training.weightings import trace_heads
 
@@ -56,7 +58,9 @@ def finish(
         result = replace(result, published=_publish(run, trainer, store, result))
         emit(RunEvent("publish", f"{run.publish.model} {run.publish.alias or ''}".rstrip(), step))
     store.write(RESULT, json.dumps(result.to_json(), indent=1).encode())
-    write_report(store)
+    log = read_log(store)
+    write_tables(store, log)
+    write_report(store, log)
     return result
 
 

@@ -39,7 +39,7 @@ from recurra.training.ranks import join_group, leave_group
 from recurra.training.relay import Relay
 from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
-from recurra.training.start import check_against_earlier_start
+from recurra.training.start import check_against_earlier_start, keep_command
 from recurra.training.work import Surroundings, work
 
 UNKNOWN_DEADLINE_S = 120.0
@@ -65,6 +65,7 @@ def launch(run: TrainRun, address: str | None, on_event: Callable[[RunEvent], No
     store = run.open_store()
     check_against_earlier_start(run, store)
     with Lease(store, run.name) as lease, _connected(address):
+        keep_command(store)
         on_event(RunEvent("start", f"placing {_in_words(run)}"))
         gpu = _wants_gpu(run)
         _wait_for_room(run, gpu)

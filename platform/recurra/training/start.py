@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import subprocess
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,19 @@ from recurra.data.dataset import Dataset
 from recurra.errors import ConfigError, NotFoundError
 from recurra.storage.store import Store
 from recurra.training.run import TrainRun
+from recurra.training.source_tree import git_diff, git_state
 
 JOB = "job.json"
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
+INSTALLED = "packages.txt"
+"""Every installed distribution and its version, as pip writes them."""
+PLATFORM_DIFF = "platform.patch"
+"""What differs from the commit in the source tree of Recurra itself; absent where nothing does."""
+COMMAND = "command.json"
+"""Where the run was started: host, time, and the git state of that directory (the one the job file is kept in)."""
+COMMAND_DIFF = "command.patch"
+"""What differs from that commit."""
 _PACKAGES = ("recurra", "torch", "ray", "pyarrow", "numpy", "safetensors", "pydantic", "boto3")
 _FIXED = (
     "task",
@@ -57,15 +67,30 @@ def check_against_earlier_start(run: TrainRun, store: Store) -> None:
 
 
 def keep_facts(run: TrainRun, store: Store) -> dict[str, Any]:
-    """Write job.json, environment.json and, the first time, data.json; gives the content of data.json."""
+    """Write what job, environment and source were and, the first time, data.json; gives the content of data.json."""
     store.write(JOB, json.dumps(dump(run), indent=1).encode())
     store.write(ENVIRONMENT, json.dumps(environment(), indent=1).encode())
+    store.write(INSTALLED, _installed().encode())
+    _keep_diff(store, PLATFORM_DIFF, Path(recurra.__file__).parent)
     try:
         kept: dict[str, Any] = json.loads(store.read(DATA))
     except NotFoundError:
         kept = {"train": _version_of(run.data.train), "eval": _version_of(run.data.eval)}
         store.write(DATA, json.dumps(kept, indent=1).encode())
     return kept
+
+
+def keep_command(store: Store, directory: Path | None = None) -> None:
+    """Write command.json and command.patch: what the process that starts a run knows, and no worker does.
+
+    Args:
+        store: Of the run.
+        directory: Where the command was given; None = the working directory.
+    """
+    directory = directory or Path.cwd()
+    facts = {"host": socket.gethostname(), "time": round(time.time(), 3), "git": git_state(directory)}
+    store.write(COMMAND, json.dumps(facts, indent=1).encode())
+    _keep_diff(store, COMMAND_DIFF, directory)
 
 
 def environment() -> dict[str, Any]:
@@ -79,18 +104,17 @@ def environment() -> dict[str, Any]:
     }
 
 
-def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None outside a repository or without git."""
-    try:
-        commit = _git(directory, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(directory, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
+def _keep_diff(store: Store, key: str, directory: Path) -> None:
+    """One that an earlier start left does not outlive the difference."""
+    if diff := git_diff(directory):
+        store.write(key, diff)
+    else:
+        store.delete(key)
 
 
-def _git(directory: Path, *words: str) -> str:
-    command = ["git", "-C", str(directory), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+def _installed() -> str:
+    found = {(item.name or "").lower(): item.version for item in importlib.metadata.distributions()}
+    return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()) if name)
 
 
 def _version(package: str) -> str | None:

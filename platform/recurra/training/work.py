@@ -24,7 +24,7 @@ from recurra.training.loop import run_loop
 from recurra.training.ranks import Ranks, current_ranks
 from recurra.training.result import RunResult
 from recurra.training.run import Origin, TrainRun
-from recurra.training.start import check_against_earlier_start, keep_facts
+from recurra.training.start import check_against_earlier_start, keep_command, keep_facts
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def train_here(run: TrainRun, emit: Callable[[RunEvent], None] = lambda event: N
     store = run.open_store()
     check_against_earlier_start(run, store)
     with Lease(store, run.name) as lease:
+        keep_command(store)
         result = work(run, Surroundings(emit=emit, lease=lease.number))
     assert result is not None
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from recurra.data.batch import Batch
@@ -20,6 +21,15 @@ class Witness(Callback):
         record = {"step": trainer.progress.step, "epoch": batch.epoch, "ids": batch.ids.tolist(), "pid": os.getpid()}
         with file.open("a") as out:
             out.write(json.dumps(record) + "\n")
+        return Due()
+
+
+class Hang(Callback):
+    """Rank 1 stands still at the third update, and so does whoever waits for it."""
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        if trainer.progress.step == 3 and trainer.ranks.rank == 1:
+            time.sleep(2.5)
         return Due()
 
 

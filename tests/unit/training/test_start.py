@@ -1,43 +1,10 @@
+import importlib.metadata
 import json
 import subprocess
 
-import pytest
-
 from recurra.storage.url import open_store
-from recurra.training.start import environment, git_state, keep_facts
-
-
-@pytest.fixture
-def repository(tmp_path):
-    """A git repository with one commit."""
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    (folder / "file").write_text("one")
-
-    def git(*words):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        subprocess.run(["git", *identity, *words], cwd=folder, check=True, capture_output=True)
-
-    git("init", "-q")
-    git("add", "file")
-    git("commit", "-q", "-m", "first")
-    return folder
-
-
-def test_the_commit_is_known_and_whether_files_differ(repository):
-    """A result that nobody can reproduce is worth little: the report says which source it came from."""
-    clean = git_state(repository)
-    (repository / "file").write_text("two")
-    changed = git_state(repository)
-
-    assert clean is not None and changed is not None
-    assert len(clean["commit"]) == 40 and changed["commit"] == clean["commit"]
-    assert (clean["dirty"], changed["dirty"]) == (False, True)
-
-
-def test_an_installed_wheel_has_no_commit(tmp_path):
-    """Workers run from a wheel: that is no reason to fail."""
-    assert git_state(tmp_path) is None
+from recurra.training.source_tree import git_state
+from recurra.training.start import environment, keep_command, keep_facts
 
 
 def test_the_environment_names_the_versions_that_matter():
@@ -53,3 +20,32 @@ def test_facts_hold_the_version_of_the_data(make_run, tmp_path):
     assert facts["train"]["version"] == 1 and len(facts["train"]["digest"]) == 64
     assert keep_facts(make_run(), store) == facts == json.loads(store.read("data.json"))
     assert json.loads(store.read("job.json"))["name"] == "a"
+
+
+def test_every_installed_package_is_written_down(make_run, tmp_path):
+    """The one that mattered is always the one that nobody thought of; pip can read the list."""
+    store = open_store(f"file://{tmp_path}/run")
+    keep_facts(make_run(), store)
+    lines = store.read("packages.txt").decode().splitlines()
+
+    assert f"numpy=={importlib.metadata.version('numpy')}" in lines
+    assert len(lines) > 20 and lines == sorted(lines, key=lambda line: line.partition("==")[0])
+
+
+def test_the_command_leaves_the_state_of_its_directory(tmp_path):
+    """Job files live in a repository of the user's own, which no worker sees; changes that are gone leave no diff."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    job = folder / "job.yaml"
+    job.write_text("steps: 1\n")
+    for words in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "a"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    store = open_store(f"file://{tmp_path}/run")
+
+    job.write_text("steps: 2\n")
+    keep_command(store, folder)
+    assert json.loads(store.read("command.json"))["git"] == git_state(folder)
+    assert b"+steps: 2" in store.read("command.patch")
+    job.write_text("steps: 1\n")
+    keep_command(store, folder)
+    assert not store.exists("command.patch")

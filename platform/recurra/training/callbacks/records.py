@@ -58,7 +58,9 @@ class KeepRecords(Callback):
                 self._store.delete(info.key)
         self._last_s = self._written_s = self._clock()
         self._wait_s = trainer.train.wait_s
-        self._note("started", trainer, workers=trainer.ranks.size, resumed_from=trainer.resumed_from)
+        self._note(
+            "started", trainer, workers=trainer.ranks.size, steps=trainer.steps, resumed_from=trainer.resumed_from
+        )
 
     def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
         now_s, wait_s = self._clock(), trainer.train.wait_s

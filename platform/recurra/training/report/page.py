@@ -12,16 +12,16 @@ from markupsafe import Markup
 from recurra.storage.store import Store
 from recurra.training.report.axis import number_text, seconds_text
 from recurra.training.report.heads import heads_html
-from recurra.training.report.log import Column, RunLog, read_log
+from recurra.training.report.log import Column, RunLog
 from recurra.training.report.plot import Frame, Series, Span, heat_map, line_plot, smooth, time_line
 from recurra.training.report.samples import sample_html
 
 REPORT = "report.html"
 
 
-def write_report(store: Store) -> None:
-    """Make the report of the run in this prefix, and put it there."""
-    store.write(REPORT, render(read_log(store)).encode())
+def write_report(store: Store, log: RunLog) -> None:
+    """Make the report of a run, and put it into its prefix."""
+    store.write(REPORT, render(log).encode())
 
 
 def render(log: RunLog) -> str:
