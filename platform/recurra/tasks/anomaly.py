@@ -153,24 +153,24 @@ class AnomalyTask(Task):
                 "Anomaly detection reads whole sequences, but the data comes in windows. Remove train.truncated_bptt, set "
                 "data.mode to buckets, and write long series in parts."
             )
+        # A filler row has the shape and type of any other: its one step of zeros is read, and none of it is kept.
+        lengths = batch.lengths.tolist()
         rows = [
-            self.reader.read(batch.columns[self.config.column][row, :length], None) if length else None
-            for row, length in enumerate(batch.lengths.tolist())
+            self.reader.read(batch.columns[self.config.column][row, : max(length, 1)], None)
+            for row, length in enumerate(lengths)
         ]
         shape = batch.reset.shape
         warm_up = 0 if self.events is not None else self.config.warm_up or 0
         steps_BT = np.arange(shape[1])[None]
         counted_BT = (steps_BT >= warm_up) & (steps_BT < batch.lengths[:, None]) & (batch.weight > 0)[:, None]
         targets = {
-            "target": stacked([None if row is None else row.target for row in rows], shape[1]),
+            "target": stacked([row.target for row in rows], lengths, shape[1]),
             "counted": counted_BT,
             "anomalous": self._flags(batch, self.config.label) & counted_BT,
             "calibrates": self._flags(batch, CALIBRATES) & counted_BT,
         }
         return TaskTensors(
-            inputs=torch.from_numpy(stacked([None if row is None else row.inputs for row in rows], shape[1])).to(
-                device
-            ),
+            inputs=torch.from_numpy(stacked([row.inputs for row in rows], lengths, shape[1])).to(device),
             lengths=torch.from_numpy(batch.lengths.astype(np.int64)),
             reset=None,
             targets={name: torch.from_numpy(value).to(device) for name, value in targets.items()},

@@ -190,11 +190,9 @@ def _nested(values: list[Any]) -> bool:
     return any(isinstance(value, list) for value in values)
 
 
-def stacked(rows: Sequence[NDArray[Any] | None], steps: int) -> NDArray[Any]:
-    """Rows of different lengths, padded with zeros to [B, steps, ...]."""
-    pattern = next((row for row in rows if row is not None), np.zeros((0,), np.float32))
-    stacked = np.zeros((len(rows), steps, *pattern.shape[1:]), pattern.dtype)
-    for place, row in enumerate(rows):
-        if row is not None:
-            stacked[place, : len(row)] = row
+def stacked(rows: Sequence[NDArray[Any]], lengths: Sequence[int], steps: int) -> NDArray[Any]:
+    """The first steps of each row, so many as `lengths` says, padded with zeros to [B, steps, ...]."""
+    stacked = np.zeros((len(rows), steps, *rows[0].shape[1:]), rows[0].dtype)
+    for place, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        stacked[place, :length] = row[:length]
     return stacked

@@ -18,3 +18,5 @@ class Case:
     task: Task
     instance: Any
     model: ModelConfig = field(default_factory=lambda: ModelConfig(hidden_size=6))
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of its requests."""

@@ -18,6 +18,7 @@ from recurra.tasks.problems.copying import Copy
 
 from .cases import Case
 from .conftest import Write, one_epoch
+from .series_cases import SERIES_CASES
 from .text_cases import TEXT_CASES
 
 
@@ -64,6 +65,7 @@ CASES: dict[str, Callable[[Write], Case]] = {
     "classification": classification,
     "forecasting": forecasting,
     "algorithmic": algorithmic,
+    **SERIES_CASES,
     **TEXT_CASES,
 }
 
@@ -139,7 +141,7 @@ def test_a_described_task_is_served_as_it_was_trained(write: Write, kind: str):
     for task in (case.task, rebuilt):
         encoded = task.encode(case.instance)
         outputs, _ = model(torch.from_numpy(encoded.inputs)[None])
-        answers.append(task.decode(outputs[0].detach().numpy(), encoded, {}))
+        answers.append(task.decode(outputs[0].detach().numpy(), encoded, case.options))
     assert answers[0] == answers[1]
     assert rebuilt.describe() == case.task.describe()
 

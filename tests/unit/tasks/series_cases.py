@@ -1,0 +1,31 @@
+"""Small tasks of music and of what is out of the ordinary, for the laws of every task."""
+
+from __future__ import annotations
+
+from recurra.data.schema import Column, SequenceSchema
+from recurra.tasks.anomaly import AnomalyConfig
+from recurra.tasks.build import task_from_dataset
+from recurra.tasks.music import MusicConfig
+
+from .cases import Case
+from .conftest import Write
+
+
+def music(write: Write) -> Case:
+    schema = SequenceSchema((Column("notes", "uint8", width=3),))
+    pieces = [[[1, 0, 0], [1, 1, 0], [0, 0, 0]], [[0, 0, 1]] * 2, [[0, 1, 0], [1, 0, 1], [1, 0, 0], [0, 1, 1]]]
+    dataset = write(schema, {"lowest_note": 60}, [{"notes": piece} for piece in pieces])
+    task = task_from_dataset(MusicConfig(), schema, dataset.metadata)
+    return Case(dataset, task, {"notes": [[60, 62], []]}, options={"seed": 1})
+
+
+def anomaly(write: Write) -> Case:
+    schema = SequenceSchema((Column("events", "uint8"), Column("anomalous", "uint8", axis="sequence")))
+    logs = [([0, 1, 1, 2], 0), ([0, 2, 1], 1), ([0, 1, 2, 1, 2], 0)]
+    rows = [{"events": events, "anomalous": anomalous} for events, anomalous in logs]
+    dataset = write(schema, {"events": ["open", "read", "close"]}, rows)
+    task = task_from_dataset(AnomalyConfig(column="events"), schema, dataset.metadata)
+    return Case(dataset, task.calibrated({"threshold": 2.0}), {"events": ["open", "close"]})
+
+
+SERIES_CASES = {"music": music, "anomaly": anomaly}
