@@ -19,6 +19,7 @@ from recurra.tasks.forecasting import ForecastingTask
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 from recurra.tasks.music import MusicConfig, MusicTask
 from recurra.tasks.tagging import TaggingConfig, TaggingTask
+from recurra.tasks.video import FramesConfig, FramesTask
 
 TASKS: dict[str, type[Task]] = {
     task.kind: task
@@ -29,6 +30,7 @@ TASKS: dict[str, type[Task]] = {
         ForecastingTask,
         MusicTask,
         AnomalyTask,
+        FramesTask,
         AlgorithmicTask,
     )
 }
@@ -41,6 +43,7 @@ Kind = Literal[
     "forecasting",
     "music",
     "anomaly",
+    "frames",
     "algorithmic",
 ]
 
@@ -65,6 +68,7 @@ AnyTaskConfig = (
     | ForecastingConfig
     | MusicConfig
     | AnomalyConfig
+    | FramesConfig
     | AlgorithmicConfig
 )  # fmt: skip
 
