@@ -22,7 +22,9 @@ TRAIN, PROBATION = 0.10, 0.15
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", type=Path, required=True, help="directory of nab_data.tar.gz and combined_windows.json")
+    parser.add_argument(
+        "--source", type=Path, required=True, help="directory of nab_data.tar.gz and combined_windows.json"
+    )
     parser.add_argument("--out", required=True, help="such as s3://recurra/datasets/machines or file:///tmp/machines")
     arguments = parser.parse_args()
     windows = json.loads((arguments.source / "combined_windows.json").read_text(encoding="utf-8"))
@@ -52,7 +54,10 @@ def series(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 continue
             rows = list(csv.DictReader(io.TextIOWrapper(handle, encoding="utf-8")))
             times = np.array([row["timestamp"][:19] for row in rows])
-            found["/".join(member.split("/")[-2:])] = (times, np.array([float(row["value"]) for row in rows], np.float32))
+            found["/".join(member.split("/")[-2:])] = (
+                times,
+                np.array([float(row["value"]) for row in rows], np.float32),
+            )
     return found
 
 

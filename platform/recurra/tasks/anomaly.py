@@ -26,7 +26,8 @@ from recurra.tasks.detectors import Detector, EventDetector, ForecastDetector, R
 from recurra.tasks.instances import whole_number
 
 CALIBRATES = "calibrates"
-"""Column, of steps or of sequences: 1 where normal data is set aside to set the threshold, and not to measure it."""
+"""Column, of steps or of sequences: 1 where normal data is set aside to set the threshold, and not to measure it; 2 where
+neither is wanted, since it leads up to the rest or was learned from."""
 _SHOWN_STEPS = 400
 
 
@@ -163,11 +164,12 @@ class AnomalyTask(Task):
         warm_up = 0 if self.events is not None else self.config.warm_up or 0
         steps_BT = np.arange(shape[1])[None]
         counted_BT = (steps_BT >= warm_up) & (steps_BT < batch.lengths[:, None]) & (batch.weight > 0)[:, None]
+        counted_BT = counted_BT & ~self._flags(batch, CALIBRATES, 2)
         targets = {
             "target": stacked([row.target for row in rows], lengths, shape[1]),
             "counted": counted_BT,
-            "anomalous": self._flags(batch, self.config.label) & counted_BT,
-            "calibrates": self._flags(batch, CALIBRATES) & counted_BT,
+            "anomalous": self._flags(batch, self.config.label, 1) & counted_BT,
+            "calibrates": self._flags(batch, CALIBRATES, 1) & counted_BT,
         }
         return TaskTensors(
             inputs=torch.from_numpy(stacked([row.inputs for row in rows], lengths, shape[1])).to(device),
@@ -248,11 +250,11 @@ class AnomalyTask(Task):
         assert self.events is not None
         return self.events[event] if event < len(self.events) else "?"
 
-    def _flags(self, batch: Batch, name: str) -> NDArray[np.bool_]:
-        """[B, T] where a column is not 0; False without it."""
+    def _flags(self, batch: Batch, name: str, value: int) -> NDArray[np.bool_]:
+        """[B, T] where a column, of steps or of sequences, has this value; False without the column."""
         if name not in batch.columns:
             return np.zeros(batch.reset.shape, np.bool_)
-        values = batch.columns[name] != 0
+        values = np.asarray(batch.columns[name] == value)
         return np.broadcast_to(values if values.ndim == 2 else values[:, None], batch.reset.shape)
 
     def _tallies(self, score_BT: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -169,9 +169,12 @@ class ValueReader(InputReader):
     def _target(
         self, z_TD: NDArray[np.float64], before_KD: NDArray[np.float64], seen_TD: NDArray[np.float64]
     ) -> NDArray[np.float32]:
-        """Forecasts are judged by the change since the step before; windows by what they hold, NaN before the start."""
+        """Squashed, as the inputs are: a sensor that was still in its warm-up has changes of any number of deviations.
+
+        Forecasts are judged by the change since the step before; windows by what they hold, NaN before the start.
+        """
         if not self.window:
-            return (z_TD - seen_TD).astype(np.float32)
+            return (np.arcsinh(z_TD) - np.arcsinh(seen_TD)).astype(np.float32)
         missing = np.full((self.window - 1 - len(before_KD), self.width), np.nan)
         padded = np.concatenate([missing, before_KD, z_TD])
         windows_TDW = np.lib.stride_tricks.sliding_window_view(padded, self.window, axis=0)

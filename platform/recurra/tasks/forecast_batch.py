@@ -75,16 +75,20 @@ def forecast_batch(shape: SeriesShape, config: ForecastingConfig, batch: Batch) 
 
 
 @torch.no_grad()
-def forecast_sums(
-    config: ForecastingConfig, predicted_BTFQ: Tensor, targets: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """What `ForecastingTask.metrics` makes its means of; values are back in the series' own unit."""
+def forecast_sums(config: ForecastingConfig, predicted_NQ: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `ForecastingTask.metrics` makes its means of; values are back in the series' own unit.
+
+    Args:
+        config: Quantiles and transform.
+        predicted_NQ: Scaled quantiles of the N counted pairs of origin and horizon.
+        targets: See `ForecastArrays`.
+    """
     counted_BTF = targets["counted"]
     base_BTF, scale_BTF = targets["base"], targets["scale"][..., None].expand_as(counted_BTF)
     rows_N = counted_BTF.nonzero()[:, 0]
     base_N, scale_N = base_BTF[counted_BTF].double(), scale_BTF[counted_BTF].double()
     actual_N = _undo(base_N + scale_N * targets["target"][counted_BTF], config.transform)
-    scaled_NQ = predicted_BTFQ[counted_BTF].double().sort(-1).values
+    scaled_NQ = predicted_NQ.double().sort(-1).values
     values_NQ = _undo(base_N[:, None] + scale_N[:, None] * scaled_NQ, config.transform)
     error_N = (actual_N - values_NQ[:, config.quantiles.index(0.5)]).abs()
     median_N = values_NQ[:, config.quantiles.index(0.5)]
@@ -103,6 +107,7 @@ def forecast_sums(
         "mase_series": known_B.sum(),
         "smape": mean_by_row(2 * error_N / (actual_N.abs() + median_N.abs()).clamp(min=1e-9))[present_B].sum(),
         "series": present_B.sum(),
+        "pinball": pinball(targets["target"][counted_BTF].double(), predicted_NQ.double(), levels_Q).mean(-1).sum(),
         "inside": inside_N.sum(),
         "pairs": counted_BTF.sum(),
         "quantile_loss": pinball(actual_N, values_NQ, levels_Q).mean(-1).sum(),

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from recurra.config.section import Section
+from recurra.tasks.distributions import DistributionName
 from recurra.tasks.history import Transform
 
 START = "start"
@@ -32,6 +33,9 @@ class ForecastingConfig(Section):
     """Steps ahead (F)."""
     quantiles: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75, 0.9)
     """Rising, each above 0 and below 1, 0.5 among them."""
+    distribution: DistributionName = "quantiles"
+    """What is said of each value: these quantiles; one `point`; or a distribution, from which the quantiles are taken:
+    gaussian, student_t (series with outliers), negative_binomial (counts). A distribution answers with any quantile."""
     transform: Transform = "none"
     """`log` for values above 0 whose changes are proportional to their size, `log1p` with zeros among them."""
     season: int | None = Field(default=None, ge=1, le=8192)
@@ -43,6 +47,11 @@ class ForecastingConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.distribution == "negative_binomial" and self.transform != "none":
+            raise ValueError(
+                f"task.distribution is negative_binomial, of counts, with task.transform: {self.transform}. "
+                "Set transform to none."
+            )
         rising = all(low < high for low, high in zip(self.quantiles, self.quantiles[1:], strict=False))
         if not rising or 0.5 not in self.quantiles or not all(0 < level < 1 for level in self.quantiles):
             raise ValueError(

@@ -15,6 +15,8 @@ from recurra.tasks.series import SeriesShape
 from recurra.tasks.timeline import parse_time
 
 FIELDS = ("series", "start_timestamp", "frequency", "static", "name", "type")
+ANY_LEVEL = (0.001, 0.999)
+"""Range of the quantiles that a model with a distribution answers with."""
 LONGEST = 100_000
 """Values in one request."""
 
@@ -95,9 +97,9 @@ def identity(fields: Mapping[str, Any], shape: SeriesShape, groups: Mapping[str,
     return {"name": name, "start": start, "groups": _group_indices(fields.get("static", {}), groups)}
 
 
-def wanted_quantiles(options: Mapping[str, Any], known: Sequence[float]) -> list[float]:
-    """Levels to answer with; all that the model was trained for, by default."""
-    wanted = options.get("quantiles", list(known))
+def wanted_quantiles(options: Mapping[str, Any], known: Sequence[float], usual: Sequence[float]) -> list[float]:
+    """Levels to answer with, in the range of the known ones; the usual ones by default."""
+    wanted = options.get("quantiles", list(usual))
     fits = isinstance(wanted, list) and all(
         isinstance(level, int | float) and known[0] <= level <= known[-1] for level in wanted
     )

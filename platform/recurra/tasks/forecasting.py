@@ -18,9 +18,11 @@ from recurra.models.config import ModelConfig
 from recurra.models.sequence import ModelShape, SequenceModel
 from recurra.tasks.base import Encoded, Loss, Task, TaskTensors
 from recurra.tasks.columns import describe_column, whole_column
+from recurra.tasks.distributions import Unit, build_distribution
 from recurra.tasks.forecast_batch import forecast_batch, forecast_sums
 from recurra.tasks.forecast_config import HOLDOUT, START, ForecastingConfig
 from recurra.tasks.forecast_requests import (
+    ANY_LEVEL,
     LONGEST,
     check_frequency,
     identity,
@@ -30,13 +32,13 @@ from recurra.tasks.forecast_requests import (
 )
 from recurra.tasks.history import undo
 from recurra.tasks.instances import whole_number
-from recurra.tasks.quantiles import at_levels, mean_of_quantiles, pinball
+from recurra.tasks.quantiles import at_levels, mean_of_quantiles
 from recurra.tasks.series import Place, SeriesShape, series_inputs
 from recurra.tasks.timeline import SEASONS, Frequency, parse_time, step_time
 
 
 class ForecastingTask(Task):
-    """Features of one series in, [F x Q] scaled distances from the base forecast out.
+    """Features of one series in, [F x P] scaled distances from the base forecast out.
 
     Args:
         config: Horizon, quantiles, transform.
@@ -53,6 +55,7 @@ class ForecastingTask(Task):
         self, config: ForecastingConfig, frequency: Frequency, groups: Mapping[str, list[str]], dated: bool
     ) -> None:
         self.config = config
+        self.distribution = build_distribution(config.distribution, config.quantiles)
         self.groups = {name: list(groups[name]) for name in config.static}
         self.shape = SeriesShape(
             transform=config.transform,
@@ -117,7 +120,7 @@ class ForecastingTask(Task):
 
     def build_model(self, config: ModelConfig) -> SequenceModel:
         """Starts with the forecast that nothing changes: the output layer is zero."""
-        size = self.config.horizon * len(self.config.quantiles)
+        size = self.config.horizon * self.distribution.size
         shape = ModelShape(input="features", input_size=self.shape.width, output_size=size, per_step=True)
         model = SequenceModel(config, shape)
         for parameter in model.head.parameters():
@@ -156,27 +159,30 @@ class ForecastingTask(Task):
         )
 
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:
-        """Pinball loss of scaled values, mean over quantiles, over pairs of origin and horizon.
+        """Loss of the distribution (pinball or negative log likelihood of scaled values) over pairs of origin and horizon.
 
         Sums for the other metrics are made where no gradient is wanted.
         """
         targets = tensors.targets
-        levels_Q = outputs.new_tensor(self.config.quantiles)
-        predicted_BTFQ = self._by_quantile(outputs)
+        said_BTFP = self._by_value(outputs).float()
         counted_BTF = targets["counted"]
         weight = targets["weight"][:, None, None].expand_as(counted_BTF)[counted_BTF]
-        lost = pinball(targets["target"][counted_BTF], predicted_BTFQ[counted_BTF], levels_Q).mean(-1)
+        unit = Unit(targets["base"][counted_BTF], targets["scale"][..., None].expand_as(counted_BTF)[counted_BTF])
+        said_NP = said_BTFP[counted_BTF]
+        lost = self.distribution.loss(said_NP, targets["target"][counted_BTF], unit)
         sums = {}
         if not outputs.requires_grad:
-            sums = forecast_sums(self.config, predicted_BTFQ, targets)
+            predicted_NQ = self.distribution.quantiles(said_NP, self.config.quantiles, unit)
+            sums = forecast_sums(self.config, predicted_NQ, targets)
         return Loss(total=(weight * lost).sum(), count=weight.sum(), sums=sums)
 
     def metrics(self, total: float, count: float, sums: Mapping[str, float]) -> dict[str, float]:
-        """`loss` = `pinball` (scaled); `mase` and `smape` (percent) of the median, means over series; `coverage` of the
+        """`loss`, of the distribution; `pinball` (scaled); `mase` and `smape` (percent) of the median, means over series; `coverage` of the
         interval between the outermost quantiles; `weighted_quantile_loss`; `series` counted."""
-        metrics = {"loss": total / max(count, 1e-12), "pinball": total / max(count, 1e-12)}
+        metrics = {"loss": total / max(count, 1e-12)}
         if sums.get("series"):
             metrics |= {
+                "pinball": sums["pinball"] / sums["pairs"],
                 "mase": sums["mase"] / max(sums["mase_series"], 1.0),
                 "smape": 100 * sums["smape"] / sums["series"],
                 "coverage": sums["inside"] / sums["pairs"],
@@ -214,12 +220,17 @@ class ForecastingTask(Task):
         """
         config, context = self.config, encoded.context
         horizon = whole_number(options, "horizon", 1, config.horizon, config.horizon)
-        wanted = wanted_quantiles(options, config.quantiles)
+        known = config.quantiles if config.distribution in ("quantiles", "point") else ANY_LEVEL
+        wanted = wanted_quantiles(options, known, config.quantiles)
         recent = np.array(context["recent"], np.float64)
         inputs = series_inputs(self.shape, recent, self._place(context, context["steps"] - len(recent)))
-        scaled_FQ = np.sort(output[-1].astype(np.float64).reshape(config.horizon, -1), axis=1)[:horizon]
-        values_FQ = undo(inputs.base_TF[-1, :horizon, None] + inputs.scale_T[-1] * scaled_FQ, config.transform)
-        answers = at_levels(values_FQ, config.quantiles, wanted)
+        base_F, scale = inputs.base_TF[-1, :horizon], inputs.scale_T[-1]
+        unit = Unit(torch.from_numpy(base_F), torch.full((horizon,), scale, dtype=torch.float64))
+        said_FP = torch.from_numpy(output[-1].astype(np.float64)).reshape(config.horizon, -1)[:horizon]
+        levels = sorted({*config.quantiles, *wanted} if known is ANY_LEVEL else config.quantiles)
+        scaled_FQ = self.distribution.quantiles(said_FP, levels, unit).numpy()
+        values_FQ = undo(base_F[:, None] + scale * scaled_FQ, config.transform)
+        answers = at_levels(values_FQ, levels, wanted)
         start = context["start"]
         return {
             "type": "time_series_forecast",
@@ -228,8 +239,8 @@ class ForecastingTask(Task):
             "start_timestamp": None
             if start is None
             else step_time(parse_time(start), self.shape.frequency, context["steps"]),
-            "mean_forecast": mean_of_quantiles(values_FQ, config.quantiles).tolist(),
-            "median_forecast": values_FQ[:, config.quantiles.index(0.5)].tolist(),
+            "mean_forecast": mean_of_quantiles(values_FQ, levels).tolist(),
+            "median_forecast": values_FQ[:, levels.index(0.5)].tolist(),
             "quantiles": {str(level): answers[:, index].tolist() for index, level in enumerate(wanted)},
         }
 
@@ -261,7 +272,9 @@ class ForecastingTask(Task):
                 continue
             at = int(origins[-1])
             base_F, scale = targets["base"][row, at], targets["scale"][row, at]
-            scaled_FQ = self._by_quantile(outputs[row, at]).sort(-1).values
+            unit = Unit(base_F, scale.expand_as(base_F))
+            said_FP = self._by_value(outputs[row, at]).float()
+            scaled_FQ = self.distribution.quantiles(said_FP, self.config.quantiles, unit)
             to_values = self._undo_tensor
             rows.append(
                 {
@@ -272,9 +285,9 @@ class ForecastingTask(Task):
             )
         return rows
 
-    def _by_quantile(self, outputs: Tensor) -> Tensor:
-        """[..., F * Q] as [..., F, Q]."""
-        return outputs.reshape(*outputs.shape[:-1], self.config.horizon, len(self.config.quantiles))
+    def _by_value(self, outputs: Tensor) -> Tensor:
+        """[..., F * P] as [..., F, P]."""
+        return outputs.reshape(*outputs.shape[:-1], self.config.horizon, self.distribution.size)
 
     def _undo_tensor(self, values: Tensor) -> Any:
         return undo(values.double().cpu().numpy(), self.config.transform).tolist()

@@ -58,7 +58,7 @@ def evaluate(task: AnomalyTask, model, batch) -> dict[str, float]:
 
 def test_a_session_of_events_counts_once_by_its_worst_step(write: Write):
     """By hand: with odds 4 : 2 : 1 at every step, `open` has rank 1, `read` 2, `close` 3. The loss is of normal ones."""
-    rows = [session([0, 0, 1]), session([0, 2], anomalous=1), session([0], calibrates=1)]
+    rows = [session([0, 0, 1]), session([0, 2], anomalous=1), session([0], calibrates=1), session([2], calibrates=2)]
     (batch,) = one_epoch(write(LOGS, {"events": EVENTS}, rows), mode="buckets", batch_sequences=4)
     tensors = EVENT_TASK.tensors(batch, "cpu")
     outputs = torch.tensor([4.0, 2, 1]).log().expand(*batch.reset.shape, 3)
@@ -92,7 +92,9 @@ def test_values_are_seen_in_units_of_the_warm_up(write: Write):
 
     assert np.sinh(tensors.inputs[0, :, 0].numpy()) == pytest.approx([0, -1, 1, -1, 1, -1, 1, -1, 1, 3], abs=1e-5)
     assert tensors.inputs[0, :, 1].tolist() == [1] + [0] * 9
-    assert tensors.targets["target"][0, 8:, 0].tolist() == pytest.approx([2, -3])
+    assert tensors.targets["target"][0, 8:, 0].tolist() == pytest.approx(
+        [np.arcsinh(3) - np.arcsinh(1), -np.arcsinh(3)]
+    )
     assert tensors.targets["counted"][0].tolist() == [False] * 8 + [True] * 2
     assert tensors.targets["anomalous"][0].tolist() == [False] * 9 + [True]
 
