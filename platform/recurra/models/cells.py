@@ -89,7 +89,8 @@ class GatedCell(Cell):
         self.bias_hh = nn.Parameter(torch.zeros(rows))
         for gate in range(self.gates):
             nn.init.xavier_uniform_(self.block(self.weight_ih, gate))
-            nn.init.orthogonal_(self.block(self.weight_hh, gate))  # Saxe et al. 2014, arXiv 1312.6120
+            start = nn.init.orthogonal_ if config.recurrent_start == "orthogonal" else nn.init.xavier_uniform_
+            start(self.block(self.weight_hh, gate))
 
     def block(self, parameter: Tensor, gate: int) -> Tensor:
         """The rows of one gate, to initialise."""
@@ -250,7 +251,7 @@ class LstmCell(GatedCell):
 
     def __init__(self, input_size: int, config: ModelConfig) -> None:
         super().__init__(input_size, config, {"h": config.hidden_size, "c": config.hidden_size})
-        start_lstm_biases(self, config.chrono_steps)
+        start_lstm_biases(self, config)
 
     def _sequence(
         self, x_BTD: Tensor, state: State, lengths_B: Tensor | None, weights: list[Tensor]
@@ -284,12 +285,12 @@ class LstmCell(GatedCell):
         return torch.cat([x_BTD, padding_BT[:, :, None]], 2), [wide, *weights[1:]]
 
 
-def start_lstm_biases(cell: GatedCell, chrono_steps: int | None) -> None:
-    """Forget gates open: at 1, or so that units remember for 1 to `chrono_steps` steps."""
-    if chrono_steps is None:
-        cell.block(cell.bias_ih, 1).fill_(1.0)
+def start_lstm_biases(cell: GatedCell, config: ModelConfig) -> None:
+    """Forget gates open: at `forget_bias`, or so that units remember for 1 to `chrono_steps` steps."""
+    if config.chrono_steps is None:
+        cell.block(cell.bias_ih, 1).fill_(config.forget_bias)
         return
-    bias = chrono_bias(cell.hidden_size, chrono_steps)
+    bias = chrono_bias(cell.hidden_size, config.chrono_steps)
     cell.block(cell.bias_ih, 1).copy_(bias)
     cell.block(cell.bias_ih, 0).copy_(-bias)
 

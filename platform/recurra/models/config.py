@@ -60,6 +60,11 @@ class ModelConfig(Section):
     """Let the gates of an lstm see its cell state (Gers, Schraudolph, Schmidhuber 2002)."""
     projection_size: int | None = Field(default=None, ge=1)
     """Units of an lstm's output, fewer than hidden_size (Sak et al. 2014, arXiv 1402.1128); null = hidden_size."""
+    recurrent_start: Literal["orthogonal", "xavier"] = "orthogonal"
+    """What the recurrent matrix of each gate of rnn, gru and lstm starts as: orthogonal (Saxe et al. 2014, arXiv 1312.6120)
+    neither shrinks nor blows up what it carries; xavier is uniform (Glorot and Bengio 2010)."""
+    forget_bias: float = Field(default=1.0, ge=-20, le=20)
+    """What an lstm's forget gates start from (Jozefowicz, Zaremba, Sutskever 2015); chrono_steps takes its place."""
     chrono_steps: int | None = Field(default=None, ge=2)
     """Start gates so that units remember for 1 up to so many steps (Tallec and Ollivier 2018, arXiv 1804.11188)."""
     bidirectional: bool = False
@@ -111,6 +116,8 @@ class ModelConfig(Section):
             "layer_norm": (self.layer_norm, gated),
             "regularisation.zoneout": (self.regularisation.zoneout, gated),
             "regularisation.weight_drop": (self.regularisation.weight_drop, gated),
+            "recurrent_start": (self.recurrent_start if self.recurrent_start != "orthogonal" else None, gated),
+            "forget_bias": (self.forget_bias if self.forget_bias != 1 else None, lstm),
             "peephole": (self.peephole, lstm),
             "projection_size": (self.projection_size, lstm),
             "chrono_steps": (self.chrono_steps, ("gru", "lstm", "minlstm", "mingru")),

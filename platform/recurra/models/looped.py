@@ -154,7 +154,7 @@ class LoopedLstmCell(LoopedCell):
         if config.projection_size is not None:
             self.weight_hr = nn.Parameter(torch.empty(config.projection_size, size))
             nn.init.xavier_uniform_(self.weight_hr)
-        start_lstm_biases(self, config.chrono_steps)
+        start_lstm_biases(self, config)
 
     @property
     def kind(self) -> str | None:

@@ -46,8 +46,9 @@ class AnomalyConfig(Section):
     """Share of normal items (sequences of events, steps of values) that may raise an alarm."""
     window: int = Field(default=16, ge=2, le=1024)
     """Steps that a reconstruction covers."""
-    warm_up: int | None = Field(default=None, ge=8)
-    """First steps of each sequence of values that set its scale, and are not judged; null = metadata's `mean` and `std`."""
+    warm_up: int | None = Field(default=None, ge=8, le=1024)
+    """Steps before each one whose mean and deviation it is seen by; the first ones of a sequence are not judged. null = the
+    dataset's metadata has `mean` and `std`."""
 
 
 class AnomalyTask(Task):

@@ -101,7 +101,8 @@ class ValueReader(InputReader):
 
     Args:
         width: Values of a step (D).
-        scale: Mean and deviation of each value, [2, D]; None = of the first `warm_up` steps of each sequence.
+        scale: Mean and deviation of each value, [2, D]; None = of the `warm_up` steps before each step, so that a series
+            whose level has moved is judged by its new one.
         warm_up: Steps that a sequence needs before it can be judged; 0 with a scale.
         window: Steps that are told again; None = the next step is forecast.
     """
@@ -114,12 +115,12 @@ class ValueReader(InputReader):
 
     def read(self, steps: Array, context: Mapping[str, Any] | None) -> Steps:
         values_TD = steps.astype(np.float64).reshape(len(steps), self.width)
-        scale = self._scale(values_TD) if context is None else np.array(context["scale"], np.float64)
+        past_KD = np.zeros((0, self.width)) if context is None else np.array(context["past"]).reshape(-1, self.width)
         kept = max(self.window or 1, 2) - 1
         before_KD = (
             np.zeros((0, self.width)) if context is None else np.array(context["recent"]).reshape(-1, self.width)
         )
-        z_TD = (values_TD - scale[0]) / scale[1]
+        z_TD = self._standardised(values_TD, past_KD)
         known = np.concatenate([before_KD, z_TD])
         seen_TD = (
             z_TD if self.window else np.concatenate([before_KD[-1:] if len(before_KD) else z_TD[:1] * 0, z_TD[:-1]])
@@ -129,11 +130,11 @@ class ValueReader(InputReader):
         inputs = np.concatenate([np.arcsinh(seen_TD), begins_T1], axis=1).astype(np.float32)
         after = {
             "steps": (0 if context is None else context["steps"]) + len(z_TD),
-            "scale": scale.tolist(),
+            "past": np.concatenate([past_KD, values_TD])[len(past_KD) + len(values_TD) - self.warm_up :].tolist(),
             "recent": known[-kept:].tolist(),
             "before": before_KD.tolist(),
         }
-        return Steps(inputs, self._target(z_TD, before_KD, seen_TD), after)
+        return Steps(inputs, self._target(z_TD, before_KD), after)
 
     def parse(self, instance: Any, context: Mapping[str, Any] | None) -> Array:
         row = "0.5" if self.width == 1 else f"[{', '.join(['0.5'] * self.width)}]"
@@ -155,9 +156,9 @@ class ValueReader(InputReader):
         seen_TD = np.sinh(inputs[:, : self.width].astype(np.float64))
         before_KD = np.array(context["before"]).reshape(-1, self.width)
         if self.window:
-            return self._target(seen_TD, before_KD, seen_TD)
+            return self._target(seen_TD, before_KD)
         last_1D = np.array(context["recent"]).reshape(-1, self.width)[-1:]
-        return self._target(np.concatenate([seen_TD[1:], last_1D]), before_KD, seen_TD)
+        return self._target(np.concatenate([seen_TD[1:], last_1D]), before_KD)
 
     def schema(self) -> tuple[str, dict[str, Any]]:
         number: dict[str, Any] = {"type": "number"}
@@ -166,27 +167,30 @@ class ValueReader(InputReader):
         about = "One number, or one list of them, for each step, oldest first."
         return "values", {"type": "array", "items": item, "minItems": max(self.warm_up, 1), "description": about}
 
-    def _target(
-        self, z_TD: NDArray[np.float64], before_KD: NDArray[np.float64], seen_TD: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """Squashed, as the inputs are: a sensor that was still in its warm-up has changes of any number of deviations.
+    def _target(self, z_TD: NDArray[np.float64], before_KD: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Squashed, as the inputs are: after a stretch without noise a value is any number of deviations away.
 
-        Forecasts are judged by the change since the step before; windows by what they hold, NaN before the start.
+        Windows hold NaN where they begin before the sequence.
         """
         if not self.window:
-            return (np.arcsinh(z_TD) - np.arcsinh(seen_TD)).astype(np.float32)
+            return np.arcsinh(z_TD).astype(np.float32)
         missing = np.full((self.window - 1 - len(before_KD), self.width), np.nan)
         padded = np.concatenate([missing, before_KD, z_TD])
         windows_TDW = np.lib.stride_tricks.sliding_window_view(padded, self.window, axis=0)
         return np.ascontiguousarray(np.arcsinh(windows_TDW).transpose(0, 2, 1), np.float32)
 
-    def _scale(self, values_TD: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _standardised(self, values_TD: NDArray[np.float64], past_KD: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.scale is not None:
-            return self.scale
-        first_TD = values_TD[: self.warm_up]
-        spread_D = first_TD.std(axis=0)
-        usual_D = np.maximum(spread_D, np.maximum(1e-3 * np.abs(first_TD).mean(axis=0), _SMALLEST_DEVIATION))
-        return np.stack([first_TD.mean(axis=0), usual_D])
+            return np.asarray((values_TD - self.scale[0]) / self.scale[1])
+        known = np.concatenate([past_KD, values_TD])
+        span = min(self.warm_up, len(known))
+        if not span:
+            return values_TD
+        windows = np.lib.stride_tricks.sliding_window_view(known, span, axis=0)
+        own = np.maximum(np.arange(len(past_KD), len(known)) - span, 0)
+        least_TD = np.maximum(1e-3 * np.abs(windows).mean(axis=-1), _SMALLEST_DEVIATION)
+        spread_TD = np.maximum(windows.std(axis=-1), least_TD)
+        return np.asarray((values_TD - windows.mean(axis=-1)[own]) / spread_TD[own])
 
 
 def _nested(values: list[Any]) -> bool:

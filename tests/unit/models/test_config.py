@@ -34,6 +34,8 @@ def test_a_section_survives_its_dump():
         ("ntm", {"regularisation": {"zoneout": 0.1}}),
         ("minlstm", {"regularisation": {"weight_drop": 0.1}}),
         ("rnn", {"chrono_steps": 50}),
+        ("gru", {"forget_bias": 2.0}),
+        ("ntm", {"recurrent_start": "xavier"}),
     ],
 )
 def test_an_option_that_the_cell_does_not_have_is_refused(cell, change):

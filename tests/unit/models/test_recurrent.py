@@ -91,6 +91,18 @@ def test_the_forget_gate_starts_open_and_recurrent_weights_start_orthogonal():
         assert_close(block @ block.T, torch.eye(4), atol=1e-6, rtol=0)
 
 
+def test_both_starts_can_be_chosen():
+    """Published recipes name other ones, and are tried as they were."""
+    torch.manual_seed(0)
+    settings = ModelConfig(cell="lstm", hidden_size=40, forget_bias=2.5, recurrent_start="xavier")
+    for config in (settings, settings.model_copy(update={"peephole": True})):
+        cell = RecurrentStack(config, 2).cell("0")
+        bound = (6 / 80) ** 0.5
+        assert (cell.bias_ih + cell.bias_hh)[40:80].tolist() == [2.5] * 40
+        assert cell.weight_hh.abs().max() <= bound < 1.05 * cell.weight_hh.abs().max()
+        assert (cell.weight_hh[:40] @ cell.weight_hh[:40].T - torch.eye(40)).abs().max() > 0.1
+
+
 def test_weight_drop_draws_one_mask_for_the_whole_window():
     """Merity et al. 2017: a recurrent connection is missing at every step or at none, even across a reset."""
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Small tasks of music and of what is out of the ordinary, for the laws of every task."""
+"""Small tasks of music, of what is out of the ordinary and of frames, for the laws of every task."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from recurra.data.schema import Column, SequenceSchema
 from recurra.tasks.anomaly import AnomalyConfig
 from recurra.tasks.build import task_from_dataset
 from recurra.tasks.music import MusicConfig
+from recurra.tasks.video import FramesConfig
 
 from .cases import Case
 from .conftest import Write
@@ -28,4 +29,12 @@ def anomaly(write: Write) -> Case:
     return Case(dataset, task.calibrated({"threshold": 2.0}), {"events": ["open", "close"]})
 
 
-SERIES_CASES = {"music": music, "anomaly": anomaly}
+def frames(write: Write) -> Case:
+    schema = SequenceSchema((Column("frames", "float32", width=2), Column("box", "float32", width=4)))
+    rows = [{"frames": [[step, -step]] * 3, "box": [[0.1, 0.2, 0.3, 0.4]] * 3} for step in range(3)]
+    dataset = write(schema, {}, rows)
+    task = task_from_dataset(FramesConfig(answer="box"), schema, dataset.metadata)
+    return Case(dataset, task, {"frames": [[0.5, 1.5], [1.0, 0.0]]})
+
+
+SERIES_CASES = {"music": music, "anomaly": anomaly, "frames": frames}

@@ -83,18 +83,18 @@ def test_a_model_sees_the_step_before_the_one_it_is_judged_by(write: Write):
     assert tensors.targets["target"].tolist() == [[2, 1, 0]]
 
 
-def test_values_are_seen_in_units_of_the_warm_up(write: Write):
-    """By hand: the first eight values have mean 10 and deviation 2, so 16 is 3 deviations up; none of the eight counts."""
+def test_values_are_seen_in_units_of_the_steps_before(write: Write):
+    """By hand: eight values of mean 10 and deviation 2 stand before 16, which is 3 deviations up; the eight before the last
+    one have mean 11. None of the first eight counts."""
     task = value_task(warm_up=8)
     rows = [{"values": [8, 12] * 4 + [16, 10], "anomalous": [0] * 9 + [1]}]
     (batch,) = one_epoch(write(SENSOR, {}, rows), mode="buckets", batch_sequences=1)
     tensors = task.tensors(batch, "cpu")
+    last = (10 - 11) / np.std([12, 8, 12, 8, 12, 8, 12, 16])
 
     assert np.sinh(tensors.inputs[0, :, 0].numpy()) == pytest.approx([0, -1, 1, -1, 1, -1, 1, -1, 1, 3], abs=1e-5)
     assert tensors.inputs[0, :, 1].tolist() == [1] + [0] * 9
-    assert tensors.targets["target"][0, 8:, 0].tolist() == pytest.approx(
-        [np.arcsinh(3) - np.arcsinh(1), -np.arcsinh(3)]
-    )
+    assert np.sinh(tensors.targets["target"][0, 8:, 0].numpy()) == pytest.approx([3, last], rel=1e-5)
     assert tensors.targets["counted"][0].tolist() == [False] * 8 + [True] * 2
     assert tensors.targets["anomalous"][0].tolist() == [False] * 9 + [True]
 
