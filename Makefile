@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test check format clean bench-step
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ help:
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
-	@echo "make bench-serve, bench-data, bench-ntm, bench-algorithmic: ours beside the peers; results are kept in tests/benchmarks/RESULTS.md"
+	@echo "make bench-serve, bench-data, bench-ntm, bench-step, bench-algorithmic: ours beside the peers; results are kept in tests/benchmarks/RESULTS.md"
 
 setup: $(STAMP)
 
@@ -62,6 +62,10 @@ test: check
 format: $(STAMP)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+bench-step: $(STAMP)
+	@$(PIP) install --root-user-action=ignore -c constraints.txt --no-build-isolation -e '.[bench]'
+	$(BIN)/python tests/benchmarks/bench_step.py
 
 bench-%: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_$*.py

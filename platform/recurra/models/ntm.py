@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recurra.models import addressing
+from recurra.models import addressing, unrolled
 from recurra.models.backend import backend
 from recurra.models.config import ModelConfig
 from recurra.models.controllers import CONTROLLERS
@@ -88,8 +88,8 @@ class NtmCore(Core):
         if self._runs_native(x_BTD):
             with torch.autocast("cpu", enabled=False):
                 return self._run_native(x_BTD, state, lengths_B, reset_BT)
-        y_BTH, state, _ = self._run(x_BTD, state, lengths_B, reset_BT, recorded=False)
-        return y_BTH, state
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            return self._unroll(x_BTD, state, lengths_B, reset_BT)
 
     def trace(
         self,
@@ -100,7 +100,7 @@ class NtmCore(Core):
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         """As `forward`, and `read_weights` [B, T, R, N], `write_weights` [B, T, W, N], `reads` [B, T, R, M],
         `add` and `erase` [B, T, W, M]; zero in padding."""
-        return self._run(x_BTD, state, lengths_B, reset_BT, recorded=True)
+        return self._record(x_BTD, state, lengths_B, reset_BT)
 
     def step(self, x_BD: Tensor, state: State) -> tuple[Tensor, State]:
         weights = self.kernel_weights()
@@ -113,8 +113,8 @@ class NtmCore(Core):
         y_BH, end = native.step(self.sizes, x_BD.to(weights.heads.dtype), weights, self._flat(state))
         return y_BH, self._named(end)
 
-    def _run(
-        self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None, *, recorded: bool
+    def _record(
+        self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None
     ) -> tuple[Tensor, State, dict[str, Tensor]]:
         batch, steps = x_BTD.shape[:2]
         start = self.zero_state(batch, x_BTD.device)
@@ -136,8 +136,7 @@ class NtmCore(Core):
                         following = where_rows(real_TB[t], following, state)
                     state = following
                     outputs.append(halves)
-                    if recorded:
-                        records.append({**_weightings(state), "add": parameters.add_BWM, "erase": parameters.erase_BWM})
+                    records.append({**_weightings(state), "add": parameters.add_BWM, "erase": parameters.erase_BWM})
         y_BTH = x_BTD.new_zeros(batch, 0, self.output_size)
         if outputs:
             y_BTH = torch.cat([torch.stack(half, 1) for half in zip(*outputs, strict=True)], 2)
@@ -161,6 +160,29 @@ class NtmCore(Core):
         )
         y_TBH, end = native.run(self.sizes, x_TBD, self.kernel_weights(), (begin, start), rows)
         return y_TBH.transpose(0, 1), self._named(end)
+
+    def _unroll(
+        self, x_BTD: Tensor, state: State | None, lengths_B: Tensor | None, reset_BT: Tensor | None
+    ) -> tuple[Tensor, State]:
+        batch, steps = x_BTD.shape[:2]
+        start = self.zero_state(batch, x_BTD.device)
+        state = start if state is None else state
+        x_TBD = blank_padding(x_BTD.to(self.heads.weight.dtype), lengths_B).transpose(0, 1)
+        outputs = [x_TBD.new_zeros(0, batch, self.output_size)]
+        for segment in cut_at_resets(steps, lengths_B, reset_BT):
+            if segment.reset_B is not None:
+                state = where_rows(segment.reset_B.to(x_BTD.device), start, state)
+            if segment.end == segment.begin or batch == 0:
+                continue
+            real_TB = None
+            if segment.lengths_B is not None:
+                real_TB = mask_of(segment.lengths_B, segment.end - segment.begin, x_BTD.device).t()
+            x = x_TBD[segment.begin : segment.end]
+            y_TBH, end = unrolled.run(self.sizes, x, self.kernel_weights(), self._flat(state), real_TB)
+            state = self._named(end)
+            outputs.append(y_TBH)
+        y_BTH = torch.cat(outputs).transpose(0, 1) if len(outputs) > 2 or steps == 0 else outputs[-1].transpose(0, 1)
+        return blank_padding(y_BTH, lengths_B), state
 
     def kernel_weights(self) -> native.Weights:
         """The parameters in the kernel's order."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recurra.errors import ConfigError
+from recurra.models import unrolled
 from recurra.models.backend import backend
 from recurra.models.cells import GatedCell
 from recurra.models.embedding import TiedHead
@@ -75,6 +76,8 @@ def build_stepper(
             "projection, attention window and mean or max pooling, float32 weights on a CPU, and the native kernels. "
             "Set it to float32."
         )
+    if isinstance(model.core, NtmCore) and _ends_are_simple(model) and fixed_rows is None:
+        return NtmStepper(model, state, native=False)
     return PlainStepper(model, state, fixed_rows)
 
 
@@ -125,14 +128,15 @@ class StackStepper(Stepper):
 
 
 class NtmStepper(Stepper):
-    """One native call for the machine and its output layer; an embedding before them is torch's."""
+    """The machine and its output layer in one native call, or on buffers that are used again; an embedding is torch's."""
 
-    def __init__(self, model: SequenceModel, state: State) -> None:
+    def __init__(self, model: SequenceModel, state: State, *, native: bool) -> None:
         core = model.core
         assert isinstance(core, NtmCore)
         self._embedding = None if model.embedding is None else model.embedding.weight.detach()
         own = tuple(state.get(f"core.{name}") for name in KERNEL_ORDER)
-        self._machine = ntm.StepInPlace(core.sizes, core.kernel_weights(), _head(model), own)
+        made = ntm.StepInPlace if native else unrolled.StepInPlace
+        self._machine = made(core.sizes, core.kernel_weights(), _head(model), own)
 
     def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
         if self._embedding is not None:
@@ -161,16 +165,21 @@ def _build_native(model: Model, state: State, precision: Precision) -> Stepper |
     ):
         return None
     weight = next(model.parameters())
-    plain = model.steppable and (model.pooling is None or isinstance(model.pooling, LastPooling))
-    if not plain or backend() == "eager" or weight.dtype != torch.float32 or not available(weight.device, weight.dtype):
+    plain = backend() == "eager" or weight.dtype != torch.float32 or not available(weight.device, weight.dtype)
+    if plain or not _ends_are_simple(model):
         return None
     if isinstance(model.core, NtmCore) and precision == "float32":
-        return NtmStepper(model, state)
+        return NtmStepper(model, state, native=True)
     if isinstance(model.core, RecurrentStack):
         cells = [model.core.cell(prefix) for (prefix,) in model.core.prefixes]
         if all(isinstance(cell, GatedCell) and cell.kind is not None for cell in cells):
             return StackStepper(model, state, precision)
     return None
+
+
+def _ends_are_simple(model: SequenceModel) -> bool:
+    """Whether nothing but the output layer stands behind the core."""
+    return model.steppable and (model.pooling is None or isinstance(model.pooling, LastPooling))
 
 
 def _head(model: SequenceModel) -> tuple[Tensor, Tensor]:

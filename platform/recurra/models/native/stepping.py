@@ -85,10 +85,10 @@ class StackInPlace:
         self._held: list[Any] = [layers, ends]
         self._slots = layers[0].h_SH.shape[0]
         own = (_Layer * len(layers))(*(self._layer(layer, integers) for layer in layers))
-        self._tokens = ends.embedding is not None
-        self._features = layers[0].input.shape[1]
+        features = layers[0].input.shape[1]
+        self._dtype, self._width = (torch.float32, features) if ends.embedding is None else (torch.int64, 1)
         self._outputs = layers[-1].h_SH.shape[1] if ends.head is None else ends.head.shape[0]
-        self._step = _Step(self._slots, len(layers), ctypes.addressof(own), self._features)
+        self._step = _Step(self._slots, len(layers), ctypes.addressof(own), features)
         if ends.embedding is not None:
             self._step.tokens, self._step.embedding = ends.embedding.shape[0], self._keep(ends.embedding)
         if ends.head is not None:
@@ -112,11 +112,11 @@ class StackInPlace:
         Raises:
             IndexError: A row or a token does not exist, or the inputs have another shape; then nothing was done.
         """
-        count, dtype = len(rows), torch.int64 if self._tokens else torch.float32
+        count, dtype = len(rows), self._dtype
         if inputs_B.dtype != dtype or not inputs_B.is_contiguous():
             inputs_B = inputs_B.to(dtype).contiguous()
         out_BK = torch.empty(count, self._outputs)
-        if inputs_B.shape == ((count,) if self._tokens else (count, self._features)) and count <= self._slots:
+        if inputs_B.numel() == count * self._width and count <= self._slots:
             self._rows[:count] = list(rows)
             step, places = self._places
             if not self._run(step, count, places, inputs_B.data_ptr(), out_BK.data_ptr()):
