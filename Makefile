@@ -24,7 +24,7 @@ help:
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
-	@echo "make bench-serve, bench-data, bench-ntm, bench-step, bench-algorithmic: ours beside the peers; results are kept in tests/benchmarks/RESULTS.md"
+	@echo "make bench-serve, bench-data, bench-ntm, bench-step, bench-train, bench-algorithmic: ours beside the peers; results are kept in tests/benchmarks/RESULTS.md"
 
 setup: $(STAMP)
 
@@ -64,7 +64,7 @@ format: $(STAMP)
 	$(BIN)/ruff format
 
 bench-step: $(STAMP)
-	@$(PIP) install --root-user-action=ignore -c constraints.txt --no-build-isolation -e '.[bench]'
+	@$(PIP) install --root-user-action=ignore -c constraints.txt --no-build-isolation -e '.[export]'
 	$(BIN)/python tests/benchmarks/bench_step.py
 
 bench-%: $(STAMP)

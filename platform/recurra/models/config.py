@@ -40,6 +40,11 @@ class RegularisationConfig(Section):
     """Chance to drop a whole word of the embedding, everywhere in the batch."""
     l1: float = Field(default=0.0, ge=0)
     """Factor of the sum of absolute weights that is added to the loss."""
+    activation: float = Field(default=0.0, ge=0)
+    """AR (Merity, McCann, Socher 2017, arXiv 1708.01009): factor of the mean squared output of the core, dropout included;
+    2 in AWD-LSTM. Added to what is minimised, not to the loss that is shown."""
+    temporal_activation: float = Field(default=0.0, ge=0)
+    """TAR (the same paper): factor of the mean squared change of the core's output from step to step; 1 in AWD-LSTM."""
     l2: float = Field(default=0.0, ge=0)
     """Decoupled weight decay (AdamW); not applied to biases and norms."""
 

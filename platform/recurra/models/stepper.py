@@ -76,7 +76,12 @@ def build_stepper(
             "projection, attention window and mean or max pooling, float32 weights on a CPU, and the native kernels. "
             "Set it to float32."
         )
-    if isinstance(model.core, NtmCore) and _ends_are_simple(model) and fixed_rows is None:
+    if (
+        isinstance(model, SequenceModel)
+        and _ends_are_simple(model)
+        and isinstance(model.core, NtmCore)
+        and not fixed_rows
+    ):
         return NtmStepper(model, state, native=False)
     return PlainStepper(model, state, fixed_rows)
 
@@ -178,8 +183,9 @@ def _build_native(model: Model, state: State, precision: Precision) -> Stepper |
 
 
 def _ends_are_simple(model: SequenceModel) -> bool:
-    """Whether nothing but the output layer stands behind the core."""
-    return model.steppable and (model.pooling is None or isinstance(model.pooling, LastPooling))
+    """Whether nothing stands before the core but an embedding, and nothing behind it but the output layer."""
+    plain = model.front is None and isinstance(model.head, nn.Linear | TiedHead)
+    return plain and model.steppable and (model.pooling is None or isinstance(model.pooling, LastPooling))
 
 
 def _head(model: SequenceModel) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from recurra.config.env import apply_ray_environment
 from recurra.data.dataset import Dataset
-from recurra.errors import ClusterError, RecurraError
+from recurra.errors import ClusterError, RecurraError, TrainingError
 from recurra.models.config import ModelConfig
 from recurra.models.sequence import Model
 from recurra.orchestration.address import ClusterAddress
@@ -18,8 +18,10 @@ from recurra.orchestration.job_file import JobFile
 from recurra.storage.url import open_store
 from recurra.tasks.base import Task
 from recurra.training.run import TrainRun
+from recurra.training.runs import summarise
+from recurra.training.start import JOB, check_against_earlier_start
 
-_GATES = {"rnn": 1, "gru": 3, "lstm": 4, "ntm": 4}
+_GATES = {"rnn": 1, "gru": 3, "lstm": 4, "minlstm": 3, "mingru": 2, "ntm": 4}
 
 
 @dataclass
@@ -78,6 +80,8 @@ def cluster_resources(cluster: ClusterAddress) -> Resources:
 def _plan_training(plan: Plan, job: JobFile, resources: Resources | None) -> None:
     run = job.train_run()
     _check_workers(plan, run, resources)
+    with _noting(plan):
+        plan.facts["run"] = _describe_run(run)
     stores = {"runs": job.runs, **({"registry": job.publish.registry} if job.publish else {})}
     plan.facts["stores"] = stores
     for name, url in stores.items():
@@ -90,11 +94,36 @@ def _plan_training(plan: Plan, job: JobFile, resources: Resources | None) -> Non
     plan.facts["model"] = _describe_model(job.model, model)
     memory = _worker_bytes(run, model, steps)
     plan.facts["train"] = {**_describe_batches(plan, run, train), "memory_per_worker": memory}
-    if resources and memory > resources.total.get("memory", memory):
+    workers = run.train.worker_range[0]
+    if resources and workers * memory > resources.total.get("memory", workers * memory):
         plan.problems.append(
-            f"A worker needs about {memory / 2**30:.1f} GiB, the cluster has {resources.total['memory'] / 2**30:.1f} GiB. "
-            "Lower train.global_batch, train.truncated_bptt or model.hidden_size, or raise train.accumulate."
+            f"{workers} worker{'s need' if workers > 1 else ' needs'} about {workers * memory / 2**30:.1f} GiB, the cluster has "
+            f"{resources.total['memory'] / 2**30:.1f} GiB. Lower train.global_batch, train.truncated_bptt or "
+            "model.hidden_size, or raise train.accumulate."
         )
+
+
+def _describe_run(run: TrainRun) -> dict[str, Any]:
+    """What is there under this name already.
+
+    Raises:
+        ConfigError: It was started with other settings.
+        TrainingError: Another process is training it.
+    """
+    store = run.open_store()
+    check_against_earlier_start(run, store)
+    if not store.exists(JOB):
+        return {"name": run.name, "begins": "from the beginning"}
+    summary = summarise(store)
+    if summary.state == "running":
+        raise TrainingError(
+            f"Run '{run.name}' is being trained now. Follow it: recurra runs watch {run.name}. Or give this one another name."
+        )
+    done = summary.state == "finished" and (run.train.steps is None or summary.step >= run.train.steps)
+    begins = (
+        "nowhere: all its steps are done; for a new run, give it another name" if done else "from its last checkpoint"
+    )
+    return {"name": run.name, "state": summary.state, "step": summary.step, "begins": begins}
 
 
 def _open_data(plan: Plan, run: TrainRun) -> tuple[Dataset | None, Task | None, int]:
@@ -111,9 +140,9 @@ def _open_data(plan: Plan, run: TrainRun) -> tuple[Dataset | None, Task | None, 
         task = run.open_task(train)
     if run.data.eval is not None:
         with _noting(plan):
-            evaluation = Dataset.open(run.data.eval)
-            facts["eval"] = _describe_data(evaluation)
-            run.open_task(evaluation)
+            facts["eval"] = _describe_data(Dataset.open(run.data.eval))
+            if train is not None:
+                run.check()
     else:
         facts["eval"] = "none: the last checkpoint counts as the best"
     return train, task, steps

@@ -25,7 +25,7 @@ from recurra.errors import ConfigError, IntegrityError, ModelError
 from recurra.models.backend import use_backend
 from recurra.models.cells import ElmanCell, GruCell, LstmCell
 from recurra.models.recurrent import RecurrentStack
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model, SequenceModel
 from recurra.registry.loading import LoadedModel
 
 Format = Literal["onnx", "torch-export"]
@@ -106,7 +106,7 @@ def export(loaded: LoadedModel, to: Format, kinds: Sequence[Kind] = ("step", "se
 class _Flat(nn.Module):
     """The model with its state as plain arguments and results."""
 
-    def __init__(self, model: SequenceModel, kind: Kind) -> None:
+    def __init__(self, model: Model, kind: Kind) -> None:
         super().__init__()
         self.model = model
         self.kind = kind
@@ -127,7 +127,7 @@ class _Flat(nn.Module):
         return _random(shape.input, shape.input_size, size, generator), *(state[name] for name in self.names)
 
 
-def _export_one(model: SequenceModel, to: Format, kind: Kind) -> Graph:
+def _export_one(model: Model, to: Format, kind: Kind) -> Graph:
     flat = _Flat(model.eval(), kind).eval()
     inputs = ["input", *(f"state.{name}" for name in flat.names)]
     outputs = ["output", *(f"next.{name}" for name in flat.names)]
@@ -196,8 +196,10 @@ def _make_torch_export(
     return data, lambda values: module(*values)
 
 
-def _obstacle(model: SequenceModel, kind: Kind) -> str | None:
+def _obstacle(model: Model, kind: Kind) -> str | None:
     """Why this graph cannot be exported, and what to do instead; None when it can."""
+    if not isinstance(model, SequenceModel):
+        return "its answer takes more than one pass over the model. Serve it with 'recurra deploy'."
     config = model.config
     if kind == "step":
         if model.steppable:

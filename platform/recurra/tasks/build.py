@@ -18,6 +18,7 @@ from recurra.tasks.forecast_config import ForecastingConfig
 from recurra.tasks.forecasting import ForecastingTask
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 from recurra.tasks.music import MusicConfig, MusicTask
+from recurra.tasks.regression import RegressionConfig, RegressionTask
 from recurra.tasks.tagging import TaggingConfig, TaggingTask
 from recurra.tasks.video import FramesConfig, FramesTask
 
@@ -26,6 +27,7 @@ TASKS: dict[str, type[Task]] = {
     for task in (
         LanguageModelTask,
         ClassificationTask,
+        RegressionTask,
         TaggingTask,
         ForecastingTask,
         MusicTask,
@@ -39,6 +41,7 @@ TASKS: dict[str, type[Task]] = {
 Kind = Literal[
     "language_model",
     "classification",
+    "regression",
     "tagging",
     "forecasting",
     "music",
@@ -64,6 +67,7 @@ def _long_form(value: Any) -> Any:
 AnyTaskConfig = (
     LanguageModelConfig
     | ClassificationConfig
+    | RegressionConfig
     | TaggingConfig
     | ForecastingConfig
     | MusicConfig

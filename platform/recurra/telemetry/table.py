@@ -100,7 +100,7 @@ TRAINING = (
     _gauge("recurra_train_padding_ratio", "run", "Share of the computed time steps that is padding."),
     _gauge("recurra_train_gradient_norm", "run layer", "L2 norm of the gradient before clipping; layer=all for the whole model."),
     _counter("recurra_train_gradients_clipped_total", "run", "Updates whose gradient was clipped; rank 0 counts."),
-    _counter("recurra_train_steps_skipped_total", "run reason", "Updates left out by a guard: not_finite; rank 0 counts."),
+    _counter("recurra_train_steps_skipped_total", "run reason", "Updates left out by a guard: not_finite, spike; rank 0 counts."),
     _histogram("recurra_train_evaluation_seconds", "run", "One evaluation.", DURATION_BUCKETS_S),
     _histogram("recurra_train_checkpoint_seconds", "run operation", "One checkpoint: save or restore.", DURATION_BUCKETS_S),
     _gauge("recurra_train_checkpoint_bytes", "run", "Size of the last checkpoint."),

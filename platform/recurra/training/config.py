@@ -43,12 +43,15 @@ class GlobalBatchConfig(Section):
 
 
 class GradientClipConfig(Section):
-    """What is done to a gradient that is too large. Both may be set: by value first, then by norm."""
+    """What is done to a gradient that is too large. All may be set: adaptive first, then by value, then by norm."""
 
     norm: float | None = Field(default=None, gt=0)
     """Largest Euclidean norm over all weights together; a larger gradient is scaled down to it."""
     value: float | None = Field(default=None, gt=0)
     """Largest absolute value of one number of the gradient."""
+    adaptive: float | None = Field(default=None, gt=0)
+    """Largest norm of a unit's gradient as a share of the norm of its weights, such as 0.01 (Brock et al. 2021,
+    arXiv 2102.06171, eq. 3); a unit is a row of a matrix. The output layer is left alone, as there."""
 
 
 class CheckpointEveryConfig(Section):
@@ -69,6 +72,20 @@ class StopConfig(Section):
     """Wall-clock time of the run, restarts included: 90s, 15m, 6h, 2d."""
 
 
+class SpikeConfig(Section):
+    """A loss that is far above what it was lately, seen before the weights are changed by it."""
+
+    deviations: float = Field(default=6.0, gt=0)
+    """Standard deviations above the moving mean from which on a loss is a spike."""
+    action: Literal["skip", "rewind", "stop"] = "skip"
+    """skip leaves the update out; rewind also puts weights and optimizer back to the last checkpoint and goes on behind
+    the data that led here (Chowdhery et al. 2022, arXiv 2204.02311, 5.1); stop ends the run."""
+    warmup: int = Field(default=100, ge=2)
+    """Updates before the first one that is judged."""
+    most: int = Field(default=10, ge=1)
+    """Spikes in a row after which the run ends as diverged, whatever the action."""
+
+
 class GuardConfig(Section):
     """What happens when numbers go wrong."""
 
@@ -76,6 +93,8 @@ class GuardConfig(Section):
     """Updates in a row whose gradient is NaN or infinite that are skipped before the run ends as diverged."""
     stall: Duration = 300.0
     """Seconds without a step after which the stacks of all threads are written to the run's `stalls/`."""
+    spike: SpikeConfig | None = None
+    """What happens when the loss jumps; null = nothing."""
 
 
 class ScheduleConfig(Section):

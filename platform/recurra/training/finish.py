@@ -9,6 +9,7 @@ from typing import Any
 
 from recurra.config.load import dump
 from recurra.errors import NotFoundError
+from recurra.models.sequence import SequenceModel
 from recurra.models.weights import save_weights
 from recurra.registry.bundle import BundleParts
 from recurra.registry.card import card_of
@@ -16,7 +17,8 @@ from recurra.registry.registry import Registry
 from recurra.storage.store import Store
 from recurra.training.evaluation import Evaluation
 from recurra.training.events import RunEvent
-from recurra.training.report.log import read_log
+from recurra.training.reach import measure_reach
+from recurra.training.report.log import REACH, read_log
 from recurra.training.report.page import REPORT, write_report
 from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
@@ -40,6 +42,7 @@ def finish(
     evaluation = _whole_evaluation(trainer, step, emit)
     if trainer.ranks.rank:
         return None
+    _keep_reach(trainer, store)
     store.write(SAMPLES, json.dumps(evaluation.samples, indent=1).encode())
     if heads := _heads(trainer):
         store.write(HEADS, json.dumps(heads, separators=(",", ":")).encode())
@@ -81,6 +84,21 @@ def _heads(trainer: Trainer) -> dict[str, Any] | None:
     try:
         with trainer.update.published_weights():
             return trace_heads(trainer.update.task, trainer.update.model, batches)
+    finally:
+        batches.close()
+
+
+def _keep_reach(trainer: Trainer, store: Store) -> None:
+    """Of the first evaluation batch that has something to say of it; without evaluation data there is none."""
+    model = trainer.update.model
+    if trainer.evaluation is None or not isinstance(model, SequenceModel):
+        return
+    batches = trainer.evaluation()
+    try:
+        with trainer.update.published_weights():
+            measured = (measure_reach(trainer.update.task, model, batch) for batch in batches)
+            if (reach := next(filter(None, measured), None)) is not None:
+                store.write(REACH, json.dumps(reach.to_json()).encode())
     finally:
         batches.close()
 

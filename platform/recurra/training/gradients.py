@@ -8,6 +8,10 @@ from torch import Tensor, nn
 from recurra.training.config import GradientClipConfig
 from recurra.training.ranks import Ranks
 
+_OUTPUT_LAYER = "head."
+_SMALLEST_WEIGHT = 1e-3
+"""Norm that a unit's weights count for at least, so that those which start at zero can move (the paper's epsilon)."""
+
 
 class FlatGradients:
     """Owns the `.grad` of every trained parameter: each is a view into `flat`.
@@ -48,10 +52,25 @@ class FlatGradients:
         return dict(zip(self.views, torch.stack(values).tolist(), strict=True))
 
     def clip(self, config: GradientClipConfig, norm: float) -> None:
-        """Limit the gradients by value, then by norm; `norm` is what `norm()` gave before."""
+        """Limit the gradients: adaptively, then by value, then by norm; `norm` is what `norm()` gave before."""
+        if config.adaptive is not None:
+            self._clip_units(config.adaptive)
         if config.value is not None:
             self.flat.clamp_(-config.value, config.value)
-            if config.norm is not None:
-                norm = self.norm().item()
+        if config.norm is not None and (config.adaptive is not None or config.value is not None):
+            norm = self.norm().item()
         if config.norm is not None and norm > config.norm:
             self.flat.mul_(config.norm / norm)
+
+    @torch.no_grad()
+    def _clip_units(self, share: float) -> None:
+        """Scale down each row of a matrix, and each vector, whose gradient is larger than that share of its weights."""
+        for name, gradient in self.views.items():
+            if name.startswith(_OUTPUT_LAYER):
+                continue
+            inputs = tuple(range(1, gradient.dim())) or None
+            keep = gradient.dim() > 1
+            weight = torch.linalg.vector_norm(self.parameters[name], dim=inputs, keepdim=keep)
+            limit = weight.clamp(min=_SMALLEST_WEIGHT) * share
+            size = torch.linalg.vector_norm(gradient, dim=inputs, keepdim=keep)
+            gradient.mul_(torch.where(size > limit, limit / size.clamp(min=1e-12), 1.0))

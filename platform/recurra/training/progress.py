@@ -7,7 +7,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from recurra.data.batch import Batch
+from recurra.training.config import SpikeConfig
 from recurra.training.step import StepResult
+
+_MEMORY = 100
+"""Updates that the moving mean and variance of the loss look back."""
 
 
 @dataclass
@@ -28,6 +32,12 @@ class Progress:
     """Wall-clock time of all attempts, up to the last update."""
     nonfinite: int = 0
     """Updates in a row that were skipped because their gradient was not finite."""
+    spikes: int = 0
+    """Updates in a row that were left out because their loss was a spike."""
+    judged: int = 0
+    """Losses in the two moving averages below."""
+    loss_mean: float = 0.0
+    loss_variance: float = 0.0
     best_step: int | None = None
     """The evaluated step with the best objective so far."""
     best_metrics: dict[str, float] = field(default_factory=dict)
@@ -42,7 +52,25 @@ class Progress:
         self.epoch = batch.epoch
         self.tokens += result.tokens
         self.items += result.count
-        self.nonfinite = self.nonfinite + 1 if result.skipped else 0
+        finite = math.isfinite(result.gradient_norm)
+        self.nonfinite = 0 if finite else self.nonfinite + 1
+        self.spikes = self.spikes + 1 if result.spike else 0
+        if finite and not result.spike and math.isfinite(result.loss):
+            self._follow(result.loss)
+
+    def loss_limit(self, spike: SpikeConfig | None) -> float | None:
+        """The largest loss that is no spike; None while nothing is judged."""
+        if spike is None or self.judged < spike.warmup:
+            return None
+        return self.loss_mean + spike.deviations * math.sqrt(self.loss_variance)
+
+    def _follow(self, loss: float) -> None:
+        """Exponential moving mean and variance (Finch 2009), each loss alike until there are `_MEMORY` of them."""
+        self.judged += 1
+        share = max(1 / self.judged, 1 / _MEMORY)
+        apart = loss - self.loss_mean
+        self.loss_mean += share * apart
+        self.loss_variance = (1 - share) * (self.loss_variance + share * apart * apart)
 
     def judge(self, metrics: dict[str, float], objective: tuple[str, Literal["min", "max"]]) -> bool:
         """Note an evaluation of the current step; True when its objective is the best so far."""

@@ -82,6 +82,11 @@ class TrainRun(Section):
             raise ValueError(
                 f"data.mode is {mode}, which needs windows. Set train.truncated_bptt, such as 64, or data.mode to buckets."
             )
+        if self._mode == "lanes" and self.model.bidirectional:
+            raise ValueError(
+                "model.bidirectional is true with train.truncated_bptt, but the half that reads from the end would begin in "
+                "the next window, whose state nobody has yet. Set data.mode to packed, or bidirectional to false."
+            )
         return self
 
     def open_store(self) -> Store:

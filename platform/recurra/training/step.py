@@ -9,11 +9,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recurra.data.batch import Batch
 from recurra.models.sequence import Model
 from recurra.models.state import State
 from recurra.tasks.base import Loss, Task
+from recurra.training.activation import ActivationPenalty
 from recurra.training.average import WeightAverage
 from recurra.training.config import TrainConfig
 from recurra.training.gradients import FlatGradients
@@ -45,7 +47,7 @@ class StepResult:
     count: float
     """Items counted: tokens, sequences, ..."""
     gradient_norm: float
-    """Before clipping; NaN or infinite when the update was skipped."""
+    """Before clipping; NaN or infinite when the update was skipped for that."""
     learning_rate: float
     tokens: int
     """Real time steps of the global batch."""
@@ -55,10 +57,13 @@ class StepResult:
     """Of all ranks together."""
     layer_norms: dict[str, float] = field(default_factory=dict)
     """Euclidean norm of each parameter's gradient before clipping; empty at most steps."""
+    spike: bool = False
+    """Whether the update was left out because the loss was above the limit that it was called with."""
 
     @property
     def skipped(self) -> bool:
-        return not np.isfinite(self.gradient_norm)
+        """Whether the weights were left as they were."""
+        return self.spike or not np.isfinite(self.gradient_norm)
 
 
 class TrainStep:
@@ -75,10 +80,13 @@ class TrainStep:
         self.optimizer = Optimizer(self.gradients.parameters, self.gradients.views, config, l2=regularisation.l2)
         self.average = WeightAverage(model, config.ema) if config.ema is not None else None
         self.lanes = LaneStates(model, device)
+        self._penalty = ActivationPenalty(model, regularisation)
         self._l1 = regularisation.l1
         self._autocast = config.precision == "bf16-mixed"
 
-    def __call__(self, batch: Batch, step: int, steps: int, wishes: Wishes = Wishes()) -> StepResult:
+    def __call__(
+        self, batch: Batch, step: int, steps: int, wishes: Wishes = Wishes(), *, limit: float | None = None
+    ) -> StepResult:
         """Update the weights from this rank's rows of a global batch.
 
         Args:
@@ -86,14 +94,15 @@ class TrainStep:
             step: Number of this update, from 1; decides the learning rate and, with seed and rank, all randomness.
             steps: Updates of the whole run.
             wishes: What this rank wants afterwards.
+            limit: A loss above it changes nothing; None = any loss may.
         """
         self.model.train()
         self.gradients.clear()
         torch.manual_seed(_mix(self.config.seed, step, self.ranks.rank))
         tail = self.gradients.tail
-        for loss in self._losses(batch):
+        for loss, penalty in self._losses(batch):
             if loss.total.requires_grad:  # not when all rows are filler
-                loss.total.backward()  # type: ignore[no-untyped-call]
+                (loss.total if penalty is None else loss.total + penalty).backward()  # type: ignore[no-untyped-call]
             tail[_TOTAL] += loss.total.detach()
             tail[_COUNT] += loss.count
         tail[_PADDED] = _computed_steps(batch, self.task.lookahead)
@@ -103,7 +112,8 @@ class TrainStep:
         rate = learning_rate(self.config, step, steps)
         norm = self._average_gradient(count)
         layer_norms = self.gradients.norms() if step % LAYERS_EVERY == 0 else {}
-        if np.isfinite(norm):
+        spike = limit is not None and np.isfinite(norm) and total / max(count, 1.0) > limit
+        if np.isfinite(norm) and not spike:
             self._update(norm, rate)
         return StepResult(
             loss=total / max(count, 1.0),
@@ -114,29 +124,31 @@ class TrainStep:
             padded_tokens=int(padded),
             wishes=Wishes(save=save > 0, stop=stop > 0),
             layer_norms=layer_norms,
+            spike=spike,
         )
 
     def published_weights(self) -> AbstractContextManager[None]:
         """Inside the block the model holds the weights that are evaluated and published: the average, if there is one."""
         return self.average.in_place() if self.average is not None else nullcontext()
 
-    def _losses(self, batch: Batch) -> Iterator[Loss]:
-        """The loss of each part of this rank's rows; the states of lanes are carried on at the end."""
+    def _losses(self, batch: Batch) -> Iterator[tuple[Loss, Tensor | None]]:
+        """Loss and penalty of each part of this rank's rows; the states of lanes are carried on at the end."""
         state = self.lanes.take(batch.lanes) if batch.lanes is not None else None
         ends: list[State] = []
         for rows in _parts(len(batch.lengths), self.config.accumulate):
             start = {name: value[rows] for name, value in state.items()} if state is not None else None
-            end, loss = self._forward(_rows_of(batch, rows), start)
+            end, loss, penalty = self._forward(_rows_of(batch, rows), start)
             ends.append(end)
-            yield loss
+            yield loss, penalty
         if batch.lanes is not None:
             self.lanes.put(batch.lanes, {name: torch.cat([end[name] for end in ends]) for name in ends[0]})
 
-    def _forward(self, batch: Batch, state: State | None) -> tuple[State, Loss]:
+    def _forward(self, batch: Batch, state: State | None) -> tuple[State, Loss, Tensor | None]:
         tensors = self.task.tensors(batch, "cpu").to(self.device)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast):
+        autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast)
+        with autocast, self._penalty.watching():
             outputs, end = self.task.forward(self.model, tensors, state)
-        return end, self.task.loss(outputs.float(), tensors)
+        return end, self.task.loss(outputs.float(), tensors), self._penalty.cost(tensors.lengths, tensors.reset)
 
     def _average_gradient(self, count: float) -> float:
         """Divide the summed gradients by the global count and add the L1 term; gives their norm."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from recurra.data.batch import Batch
 from recurra.errors import DivergedError
 from recurra.training.checkpoint import Checkpoints, Loaded
-from recurra.training.config import TrainConfig
+from recurra.training.config import SpikeConfig, TrainConfig
 from recurra.training.evaluation import Evaluation, evaluate
 from recurra.training.progress import Progress
 from recurra.training.ranks import Ranks
@@ -72,10 +72,14 @@ class Trainer:
         """One update; all ranks take part.
 
         Raises:
-            DivergedError: Gradients were not finite too many times in a row.
+            DivergedError: Gradients were not finite, or losses spikes, too many times in a row.
         """
-        result = self.update(batch, self.progress.step + 1, self.steps, wishes)
+        spike = self.config.guard.spike
+        limit_loss = self.progress.loss_limit(spike)
+        result = self.update(batch, self.progress.step + 1, self.steps, wishes, limit=limit_loss)
         self.progress.advance(batch, result)
+        if result.spike and spike is not None:
+            self._meet_spike(result.loss, limit_loss or 0.0, spike)
         limit = self.config.guard.max_nonfinite
         if self.progress.nonfinite > limit:
             raise DivergedError(
@@ -115,6 +119,21 @@ class Trainer:
     def close(self) -> None:
         """Stop reading data."""
         self.train.close()
+
+    def _meet_spike(self, loss: float, limit: float, spike: SpikeConfig) -> None:
+        """The update was left out already; go back, or give up, when that is asked for."""
+        seen = (
+            f"The loss of step {self.progress.step} is {loss:.4g}; lately it was {self.progress.loss_mean:.4g}, and from "
+            f"{limit:.4g} on it is a spike (train.guard.spike.deviations is {spike.deviations:g})."
+        )
+        if spike.action == "stop" or self.progress.spikes > spike.most:
+            raise DivergedError(
+                f"{seen} It was the {self.progress.spikes}. in a row. Lower train.learning_rate "
+                f"({self.config.learning_rate:g}), look at the data of that step, or set train.guard.spike.action to rewind."
+            )
+        if spike.action == "rewind" and (loaded := self.checkpoints.load_newest()):
+            # Only what was learned: progress and data go on behind the batches that led here.
+            put_snapshot(self.update, loaded.tensors)
 
     def _apply(self, loaded: Loaded) -> None:
         self.progress = Progress.from_json(loaded.progress)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from recurra.data.dataset import Dataset
+from recurra.data.pipeline import Pipeline
+from recurra.data.plan import PlanOptions
 from recurra.data.vocabulary import Vocabulary
 from recurra.orchestration.job_file import load_job
 from recurra.registry.config import PublishConfig
@@ -187,6 +189,19 @@ def test_entities_take_their_words_from_the_training_split(tmp_path: Path, local
     assert train.metadata["tags"] == ["O", "B-person"]
     assert test[1]["tags"].tolist() == [0, 1]
     check_fits("entities", local_url, ("train", "dev"))
+
+
+def test_adding_problems_mark_one_step_in_each_half(local_url: str):
+    """What is asked for is far from the end in every sequence, so that only memory helps."""
+    prepare("adding", "--out", local_url, "--sequences", "20", "--length", "40")
+    train = Dataset.open(f"{local_url}/train")
+    batch = next(iter(Pipeline(train, PlanOptions(batch_sequences=20), epochs=1)))
+    values_BTD = batch.columns["values"]
+
+    assert set(train.lengths().tolist()) == {40}
+    assert (values_BTD[:, :20, 1].sum(1) == 1).all() and (values_BTD[:, 20:, 1].sum(1) == 1).all()
+    np.testing.assert_allclose((values_BTD[..., 0] * values_BTD[..., 1]).sum(1), batch.columns["target"], rtol=1e-6)
+    check_fits("adding", local_url, ("train", "eval"))
 
 
 @pytest.mark.parametrize("job", ["sentiment", "retail-forecast", "entities"])

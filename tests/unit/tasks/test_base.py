@@ -15,6 +15,7 @@ from recurra.tasks.classification import ClassificationConfig
 from recurra.tasks.forecast_config import ForecastingConfig
 from recurra.tasks.language_model import LanguageModelConfig
 from recurra.tasks.problems.copying import Copy
+from recurra.tasks.regression import RegressionConfig
 
 from .cases import Case
 from .conftest import Write, one_epoch
@@ -36,6 +37,14 @@ def classification(write: Write) -> Case:
     dataset = write(schema, {"vocabulary": ByteVocabulary().to_json(), "labels": ["a", "b"]}, rows)
     config = ClassificationConfig(label_smoothing=0.1)
     return Case(dataset, task_from_dataset(config, schema, dataset.metadata), {"text": "a"})
+
+
+def regression(write: Write) -> Case:
+    rows = [{"values": np.full((1 + n, 2), 0.5), "target": 0.5 * n} for n in range(3)]
+    schema = SequenceSchema((Column("values", "float32", width=2), Column("target", "float32", axis="sequence")))
+    dataset = write(schema, {}, rows)
+    task = task_from_dataset(RegressionConfig(), schema, dataset.metadata)
+    return Case(dataset, task, {"values": [[0.5, 1.0], [0.25, 0.0]]})
 
 
 def forecasting(write: Write) -> Case:
@@ -63,6 +72,7 @@ def algorithmic(write: Write) -> Case:
 CASES: dict[str, Callable[[Write], Case]] = {
     "language_model": language_model,
     "classification": classification,
+    "regression": regression,
     "forecasting": forecasting,
     "algorithmic": algorithmic,
     **SERIES_CASES,

@@ -86,3 +86,38 @@ def test_a_single_rank_adds_nothing(model):
     gradients.sum_over(SingleRank())
 
     assert set(gradients.flat.tolist()) == {2.0}
+
+
+def test_adaptive_clipping_limits_each_unit_by_its_own_weights(model):
+    """A row whose gradient is 100 times its weights is scaled down to the share; its neighbours are not touched."""
+    gradients = FlatGradients(model, tail=0)
+    weight, gradient = dict(model.named_parameters())["0.weight"], gradients.views["0.weight"]
+    gradients.flat.fill_(1e-6)
+    gradient[1] = 100 * weight.detach()[1]
+    gradients.clip(GradientClipConfig(adaptive=0.01), gradients.norm().item())
+
+    torch.testing.assert_close(gradient[1], 0.01 * weight.detach()[1])
+    torch.testing.assert_close(gradient[0], torch.full((3,), 1e-6))
+    assert gradients.norm().item() < 0.02
+
+
+def test_weights_of_zero_can_still_move(model):
+    """Biases start at zero: a share of nothing would keep them there for ever."""
+    with torch.no_grad():
+        model[0].bias.zero_()
+    gradients = FlatGradients(model, tail=0)
+    gradients.views["0.bias"].fill_(1.0)
+    gradients.clip(GradientClipConfig(adaptive=0.1), gradients.norm().item())
+
+    assert gradients.views["0.bias"].norm().item() == pytest.approx(1e-4)
+
+
+def test_the_output_layer_is_not_clipped_adaptively_but_by_norm_it_is():
+    """As in the paper; the other limits hold for all weights together, after it."""
+    model = nn.ModuleDict({"core": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    gradients = FlatGradients(model, tail=0)
+    gradients.flat.fill_(50.0)
+    gradients.clip(GradientClipConfig(adaptive=0.01), gradients.norm().item())
+    assert (gradients.views["head.weight"] == 50).all() and (gradients.views["core.weight"] < 1).all()
+    gradients.clip(GradientClipConfig(adaptive=0.01, norm=1.0), 1e9)
+    assert gradients.norm().item() == pytest.approx(1.0, rel=1e-4)

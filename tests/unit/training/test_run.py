@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from recurra.config.load import dump, parse
 from recurra.data.schema import Column, SequenceSchema
@@ -107,3 +108,11 @@ def test_what_is_appended_during_a_run_is_not_part_of_it(make_run, datasets, tmp
 
     assert result.steps == 4
     assert b'"version": 1' in open_store(f"file://{tmp_path}/runs/a").read("data.json")
+
+
+def test_a_model_that_reads_from_the_end_has_no_lanes(make_run):
+    """Its backward half would carry a state from the wrong side; windows for themselves are fine."""
+    with pytest.raises(ValidationError, match="model.bidirectional is true with train.truncated_bptt"):
+        make_run(model={"bidirectional": True}, train={"truncated_bptt": 8})
+    data = {"train": "file:///tmp/none", "mode": "packed"}
+    assert make_run(model={"bidirectional": True}, train={"truncated_bptt": 8}, data=data).model.bidirectional

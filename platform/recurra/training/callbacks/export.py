@@ -42,7 +42,8 @@ class ExportMetrics(Callback):
         if trainer.ranks.rank == 0:
             self._metrics.gauge("recurra_train_workers").set(trainer.ranks.size)
             # There from the start at 0: increase() does not see the first count of a series that appears with it.
-            self._metrics.counter("recurra_train_steps_skipped_total", reason="not_finite")
+            for reason in ("not_finite", "spike"):
+                self._metrics.counter("recurra_train_steps_skipped_total", reason=reason)
             for cause in ("failure", "preemption", "resize"):
                 self._metrics.counter("recurra_train_restarts_total", cause=cause)
             if trainer.resumed_from is not None:
@@ -105,6 +106,6 @@ class ExportMetrics(Callback):
         self._metrics.histogram("recurra_train_step_seconds").observe(span_s)
         counter("recurra_train_steps_total").inc()
         if result.skipped:
-            counter("recurra_train_steps_skipped_total", reason="not_finite").inc()
+            counter("recurra_train_steps_skipped_total", reason="spike" if result.spike else "not_finite").inc()
         elif (limit := trainer.config.gradient_clip.norm) is not None and result.gradient_norm > limit:
             counter("recurra_train_gradients_clipped_total").inc()

@@ -46,7 +46,8 @@ class TellProgress(Callback):
         self._tokens += result.tokens
         self._loss += result.loss
         if result.skipped:
-            self._tell(trainer, "warning", text="update skipped: its gradient is not finite")
+            why = f"its loss of {result.loss:.4g} is a spike" if result.spike else "its gradient is not finite"
+            self._tell(trainer, "warning", text=f"update skipped: {why}")
         span_s = self._clock() - self._last_s
         if span_s >= self._every_s or trainer.progress.step == 1:
             left = trainer.steps - trainer.progress.step

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from recurra.errors import NotFoundError
 from recurra.storage.store import Store
 
+REACH = "reach.json"
+
 Column = NDArray[np.float64]
 
 
@@ -33,6 +35,8 @@ class RunLog:
     layer_steps: Column
     events: list[dict[str, Any]] = field(default_factory=list)
     """Of all attempts, by time."""
+    reach: dict[str, Any] = field(default_factory=dict)
+    """How far back the gradient of the best checkpoint reaches: `Reach.to_json()`."""
 
     def of_kind(self, event: str) -> list[dict[str, Any]]:
         """Events of one kind."""
@@ -55,6 +59,7 @@ def read_log(store: Store) -> RunLog:
         steps={name: _column([record.get(name) for record in records]) for name in names},
         layer_norms={name: _column([record["layer_norms"].get(name) for record in with_layers]) for name in layers},
         layer_steps=_column([record["step"] for record in with_layers]),
+        reach=_json(store, REACH, {}),
         events=sorted(_lines(store, "events/"), key=lambda event: float(event["time"])),
     )
 

@@ -123,7 +123,22 @@ def _plots(log: RunLog) -> list[tuple[str, str, str]]:
             ),
         ),
     ]
-    return plots
+    return [*plots, *_reach_plots(log)]
+
+
+def _reach_plots(log: RunLog) -> list[tuple[str, str, str]]:
+    """How far back the gradient reaches; a straight fall is an exponential one."""
+    if not log.reach:
+        return []
+    norms = np.array(log.reach["norms"], np.float64)
+    half = log.reach["half_life"]
+    fall = "never falls to half" if half is None else f"falls to half within {half} step{'' if half == 1 else 's'}"
+    symbol = "s" if log.reach["of"] == "state" else "x"
+    what = "recurrent state" if log.reach["of"] == "state" else "input"
+    note = f"|dL/d{symbol}| by the {what} k steps before the loss; best checkpoint: {fall}"
+    lags = np.arange(len(norms), dtype=np.float64)
+    plot = line_plot([Series("reach", lags, norms, 7)], Frame(x_label="steps back, k", log=True))
+    return [("Gradient reach", note, plot)]
 
 
 def _metric_plots(log: RunLog, marks: tuple[float, ...]) -> list[tuple[str, str, str]]:

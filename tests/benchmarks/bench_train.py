@@ -1,0 +1,176 @@
+"""Training: what the platform costs over a bare torch loop, and what a second worker brings. The last line is JSON.
+
+The bare loop has the same model, optimizer and batches, made into tensors before the clock starts. The platform reads a
+committed dataset, plans, prefetches, keeps its log and metrics, watches for stalls. Rounds alternate; medians of step times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recurra.data.batch import Batch
+from recurra.data.schema import Column, SequenceSchema
+from recurra.data.vocabulary import ByteVocabulary
+from recurra.data.write import DatasetWriter
+from recurra.telemetry.metrics import Metrics
+from recurra.training.callbacks.base import Callback
+from recurra.training.ranks import SingleRank, join_group
+from recurra.training.run import Origin, TrainRun
+from recurra.training.step import StepResult
+from recurra.training.trainer import Due, Trainer
+from recurra.training.work import Surroundings, work
+
+ROUNDS = 5
+STEPS = 60
+WARM = 15
+"""Steps of a run that are not counted: the first window, the kernels' first calls."""
+
+
+class Clock(Callback):
+    """The moment of each update's end."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        self.ends.append(time.perf_counter())
+        return Due()
+
+    @property
+    def step_s(self) -> float:
+        return statistics.median(np.diff(self.ends[WARM:]).tolist())
+
+
+def make_run(base: str, name: str) -> TrainRun:
+    return TrainRun.model_validate(
+        {
+            "name": name,
+            "task": "language_model",
+            "data": {"train": f"{base}/text"},
+            "model": {"cell": "lstm", "hidden_size": 256, "layers": 2},
+            "train": {
+                "steps": STEPS,
+                "global_batch": {"sequences": 64},
+                "truncated_bptt": 64,
+                "learning_rate": 0.001,
+                "checkpoint_every": {"steps": 100_000},
+            },
+            "runs": f"{base}/runs",
+        }
+    )
+
+
+def write_text(base: str) -> None:
+    vocabulary, generator = ByteVocabulary(), np.random.default_rng(0)
+    schema = SequenceSchema((Column("tokens", vocabulary.dtype),))
+    with DatasetWriter(f"{base}/text", schema, {"vocabulary": vocabulary.to_json()}) as writer:
+        for _ in range(2000):
+            writer.write({"tokens": generator.integers(1, 256, generator.integers(100, 400))})
+
+
+def bare(run: TrainRun) -> float:
+    """Seconds a step of the loop that one writes by hand."""
+    trainer = run.build(SingleRank(), Origin("bare", "cpu", None, None, print))
+    task, model = trainer.update.task, trainer.update.model.train()
+    made = [task.tensors(batch, "cpu") for batch in trainer.batches()][:STEPS]
+    trainer.close()
+    for parameter in model.parameters():
+        parameter.grad = None
+    optimizer = torch.optim.AdamW(model.parameters(), lr=run.train.learning_rate, weight_decay=0.0, fused=True)
+    state, ends = None, []
+    for tensors in made:
+        optimizer.zero_grad()
+        outputs, state = model(tensors.inputs, state, tensors.lengths, tensors.reset)
+        loss = task.loss(outputs, tensors)
+        (loss.total / loss.count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        loss.total.item()  # somebody looks at the loss of each update, here as there
+        state = {name: value.detach() for name, value in state.items()}
+        ends.append(time.perf_counter())
+    return statistics.median(np.diff(ends[WARM:]).tolist())
+
+
+def ours(run: TrainRun) -> float:
+    """Seconds a step of the platform's loop, in this process."""
+    clock = Clock()
+    work(run, Surroundings(emit=lambda event: None, metrics=Metrics(run=run.name), callbacks=[clock]))
+    return clock.step_s
+
+
+def on_workers(base: str, name: str, size: int) -> float:
+    """Seconds a step on so many processes with a thread each."""
+    command = [sys.executable, __file__, "worker", base, name, str(size)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    workers = [
+        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True, env=environment)
+        for rank in range(size)
+    ]
+    said = [worker.communicate(timeout=240)[0] for worker in workers]
+    if any(worker.returncode for worker in workers):
+        raise SystemExit(f"A worker of {name} failed.")
+    return float(json.loads(said[0].splitlines()[-1])["step_s"])
+
+
+def worker(base: str, name: str, size: int, rank: int) -> None:
+    address = Path(base.removeprefix("file://"), f"address-{name}")
+
+    def agree(own: tuple[str, int] | None) -> tuple[str, int]:
+        if own is not None:
+            address.with_suffix(".new").write_text(json.dumps(own))
+            address.with_suffix(".new").replace(address)
+            return own
+        while not address.is_file():
+            time.sleep(0.05)
+        host, port = json.loads(address.read_text())
+        return host, port
+
+    join_group(rank, size, host="127.0.0.1", gpu=False, agree=agree)
+    clock = Clock()
+    work(make_run(base, name), Surroundings(emit=lambda event: None, callbacks=[clock]))
+    print(json.dumps({"step_s": clock.step_s}))
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        base = f"file://{directory}"
+        write_text(base)
+        steps: dict[str, list[float]] = {"bare": [], "ours": [], "one": [], "two": []}
+        for number in range(ROUNDS):
+            steps["bare"].append(bare(make_run(base, f"bare-{number}")))
+            steps["ours"].append(ours(make_run(base, f"ours-{number}")))
+            steps["one"].append(on_workers(base, f"one-{number}", 1))
+            steps["two"].append(on_workers(base, f"two-{number}", 2))
+            print(
+                f"round {number + 1}: " + ", ".join(f"{name} {1e3 * v[-1]:.2f} ms" for name, v in steps.items()),
+                flush=True,
+            )
+        overhead = [100 * (o / b - 1) for o, b in zip(steps["ours"], steps["bare"], strict=True)]
+        scaling = [one / two for one, two in zip(steps["one"], steps["two"], strict=True)]
+        shown: dict[str, Any] = {
+            "bench": "train",
+            "overhead_pct": round(statistics.median(overhead), 2),
+            "scaling_2": round(statistics.median(scaling), 3),
+            "bare_ms": round(1e3 * statistics.median(steps["bare"]), 2),
+            "ours_ms": round(1e3 * statistics.median(steps["ours"]), 2),
+        }
+        print(json.dumps(shown))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["worker"]:
+        worker(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    else:
+        main()
