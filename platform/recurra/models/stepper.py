@@ -163,15 +163,10 @@ def stack_layers(stack: RecurrentStack, state: State, prefix: str = "") -> list[
 
 
 def _build_native(model: Model, state: State, precision: Precision) -> Stepper | None:
-    if (
-        not isinstance(model, SequenceModel)
-        or model.front is not None
-        or not isinstance(model.head, nn.Linear | TiedHead)
-    ):
+    if not isinstance(model, SequenceModel) or not _ends_are_simple(model):
         return None
     weight = next(model.parameters())
-    plain = backend() == "eager" or weight.dtype != torch.float32 or not available(weight.device, weight.dtype)
-    if plain or not _ends_are_simple(model):
+    if backend() == "eager" or weight.dtype != torch.float32 or not available(weight.device, weight.dtype):
         return None
     if isinstance(model.core, NtmCore) and precision == "float32":
         return NtmStepper(model, state, native=True)
