@@ -179,19 +179,28 @@ def _read_numpy(path: Path) -> Iterator[Record]:
         yield f"{path} row {number}", {name: _plain(array[number]) for name, array in arrays.items()}
 
 
+def read_wav(content: bytes) -> tuple[NDArray[np.float32], int]:
+    """Samples in [-1, 1), [T] or [T, channels], and samples a second, of the bytes of a WAV file.
+
+    Raises:
+        DataError: It is no PCM WAV file.
+    """
+    try:
+        with wave.open(io.BytesIO(content), "rb") as file:
+            channels, width, rate, count = file.getparams()[:4]
+            samples = _pcm(file.readframes(count), width)
+    except (wave.Error, EOFError) as exc:
+        raise DataError(f"it is no PCM WAV file ({exc}). Convert it to 16-bit PCM") from exc
+    return samples if channels == 1 else samples.reshape(-1, channels), rate
+
+
 def _read_wav(path: Path) -> Iterator[Record]:
     """`samples`: float32 in [-1, 1), [T] or [T, channels]; `rate`: samples a second."""
     try:
-        with wave.open(str(path), "rb") as file:
-            channels, width, rate, count = file.getparams()[:4]
-            data = file.readframes(count)
-    except (wave.Error, EOFError) as exc:
-        raise DataError(f"{path} is no PCM WAV file: {exc}. Convert it to 16-bit PCM.") from exc
-    samples = _pcm(data, width)
-    yield (
-        str(path),
-        {"samples": samples if channels == 1 else samples.reshape(-1, channels), "rate": rate, **_origin(path)},
-    )
+        samples, rate = read_wav(path.read_bytes())
+    except DataError as exc:
+        raise DataError(f"{path}: {exc}.") from exc
+    yield str(path), {"samples": samples, "rate": rate, **_origin(path)}
 
 
 def _pcm(data: bytes, width: int) -> NDArray[np.float32]:

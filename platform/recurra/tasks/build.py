@@ -20,6 +20,8 @@ from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 from recurra.tasks.music import MusicConfig, MusicTask
 from recurra.tasks.regression import RegressionConfig, RegressionTask
 from recurra.tasks.tagging import TaggingConfig, TaggingTask
+from recurra.tasks.transcription import TranscriptionConfig, TranscriptionTask
+from recurra.tasks.translation import TranslationConfig, TranslationTask
 from recurra.tasks.video import FramesConfig, FramesTask
 
 TASKS: dict[str, type[Task]] = {
@@ -29,6 +31,8 @@ TASKS: dict[str, type[Task]] = {
         ClassificationTask,
         RegressionTask,
         TaggingTask,
+        TranslationTask,
+        TranscriptionTask,
         ForecastingTask,
         MusicTask,
         AnomalyTask,
@@ -43,6 +47,8 @@ Kind = Literal[
     "classification",
     "regression",
     "tagging",
+    "translation",
+    "transcription",
     "forecasting",
     "music",
     "anomaly",
@@ -69,6 +75,8 @@ AnyTaskConfig = (
     | ClassificationConfig
     | RegressionConfig
     | TaggingConfig
+    | TranslationConfig
+    | TranscriptionConfig
     | ForecastingConfig
     | MusicConfig
     | AnomalyConfig

@@ -44,6 +44,27 @@ def vocabulary_of(metadata: Mapping[str, Any], column: str) -> Vocabulary:
     return Vocabulary.from_json(metadata["vocabulary"])
 
 
+def text_column(schema: SequenceSchema, name: str) -> Column:
+    """The sequence column of that name, if it holds a text a sequence."""
+    column = schema.column(name)
+    if column.dtype != "string":
+        raise SchemaError(
+            f"Column '{name}' is {describe_column(column)}, and the task needs one text a sequence. "
+            "Write it with 'recurra data write --target FIELD', or declare it with dtype string."
+        )
+    return column
+
+
+def target_vocabulary_of(metadata: Mapping[str, Any], column: str) -> Vocabulary:
+    """The vocabulary that cuts the texts of a column into what the model is to say."""
+    if "target_vocabulary" not in metadata:
+        raise SchemaError(
+            f"The dataset's metadata has no 'target_vocabulary', so nothing says how column '{column}' is cut. "
+            "Write the dataset with 'recurra data write --target FIELD', or with metadata={'target_vocabulary': ...}."
+        )
+    return Vocabulary.from_json(metadata["target_vocabulary"])
+
+
 def describe_column(column: Column) -> str:
     """Such as `float32 [T, 3]`."""
     axes = (["T"] if column.axis == "time" else []) + ([str(column.width)] if column.width is not None else [])

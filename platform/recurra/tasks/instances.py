@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurra.config.load import nearest
-from recurra.errors import RequestError
+from recurra.data.records import read_wav
+from recurra.errors import DataError, RequestError
 
 MAX_TEXT = 1 << 20
 """Characters of a text instance; serving's own limits on bytes and steps are usually lower."""
@@ -100,6 +102,22 @@ def step_field(fields: Mapping[str, Any], name: str, width: int) -> NDArray[np.f
             )
     flat = [_number(item, name, index) for index, step in enumerate(value) for item in step]
     return np.array(flat, np.float64).reshape(len(value), width)
+
+
+def audio_field(fields: Mapping[str, Any], name: str, rate: int) -> NDArray[np.float64]:
+    """[N] samples in [-1, 1) of a WAV file in base64: one channel at that rate."""
+    try:
+        samples, found = read_wav(base64.b64decode(text_field(fields, name), validate=True))
+    except (ValueError, DataError) as exc:
+        raise RequestError(f"'{name}' is no WAV file in base64: {exc}.", code="not_audio", param=name) from exc
+    if found != rate or samples.ndim > 1:
+        raise RequestError(
+            f"'{name}' has {found} samples a second in {1 if samples.ndim == 1 else samples.shape[1]} channel(s). "
+            f"Send one channel of {rate}.",
+            code="wrong_rate",
+            param=name,
+        )
+    return samples.astype(np.float64)
 
 
 def whole_number(options: Mapping[str, Any], name: str, low: int, high: int, default: int) -> int:

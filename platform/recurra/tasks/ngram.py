@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,7 +48,18 @@ class NgramModel:
     def probabilities(self, sequences: Iterable[NDArray[np.integer]]) -> NDArray[np.float64]:
         """Probability of every token but the first of each sequence, in order."""
         pairs, predicted = self._keys(sequences)
-        keys = pairs[predicted]
+        return self._probabilities(pairs[predicted])
+
+    def following(self, context: Sequence[int]) -> NDArray[np.float64]:
+        """[V] probability of every token after `order` tokens; they sum to 1."""
+        key = 0
+        for token in context:
+            key = key * self.vocabulary_size + token
+        return self._probabilities(
+            np.arange(self.vocabulary_size, dtype=np.uint64) + np.uint64(key * self.vocabulary_size)
+        )
+
+    def _probabilities(self, keys: NDArray[np.uint64]) -> NDArray[np.float64]:
         probability = np.full(keys.size, 1.0 / self.vocabulary_size)
         for length, level in enumerate(self._levels):
             pair = self._suffix(keys, length)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from recurra.data.schema import Column, SequenceSchema
+from recurra.data.vocabulary import build_vocabulary
 from recurra.data.words import build_character_vocabulary, build_word_vocabulary, spellings
 from recurra.data.write import DatasetWriter
 from recurra.orchestration.job_file import load_job
@@ -91,6 +93,64 @@ def test_a_tagger_learns_what_spelling_and_neighbours_say(learn: Learn, local_ur
         "train": {"steps": 40, "learning_rate": 0.02, "global_batch": {"sequences": 16}},
     }
     assert learn(job)["f1"] > 0.95
+
+
+def test_a_translator_learns_to_turn_words_round(learn: Learn, local_url: str):
+    """Attention has to look at the other end of the source each time; copying scores next to nothing."""
+    rng = np.random.default_rng(0)
+    letters = build_vocabulary("characters", ["abcdef "])
+    schema = SequenceSchema((Column("tokens", letters.dtype), Column("target", "string", axis="sequence")))
+    metadata = {"vocabulary": letters.to_json(), "target_vocabulary": letters.to_json()}
+    for split, count in (("train", 320), ("eval", 40)):
+        with DatasetWriter(f"{local_url}/{split}", schema, metadata) as writer:
+            for _ in range(count):
+                text = "".join(rng.choice(list("abcdef"), rng.integers(4, 7)))
+                writer.write({"tokens": letters.encode(text), "target": text[::-1]})
+    job = {
+        "task": {"kind": "translation", "bleu_tokenize": "char", "longest": 10, "beams": 2},
+        "data": {"train": f"{local_url}/train", "eval": f"{local_url}/eval"},
+        "model": {"cell": "gru", "hidden_size": 48, "bidirectional": True, "attention": "multiplicative"},
+        "train": {"steps": 120, "learning_rate": 0.01, "global_batch": {"sequences": 40}, "evaluate_every": 200},
+    }
+    assert learn(job)["bleu"] > 80
+
+
+def test_a_transcriber_learns_which_frames_say_what(learn: Learn, local_url: str):
+    """Each letter is a tone of a few frames in noise; nobody says which frames are whose."""
+    rng = np.random.default_rng(0)
+    letters = build_vocabulary("characters", ["abcd"])
+    schema = SequenceSchema((Column("values", "float32", width=4), Column("target", "string", axis="sequence")))
+    for split, count in (("train", 200), ("eval", 30)):
+        with DatasetWriter(f"{local_url}/{split}", schema, {"target_vocabulary": letters.to_json()}) as writer:
+            for _ in range(count):
+                text = "".join(rng.choice(list("abcd"), rng.integers(2, 5)))
+                frames = [np.eye(4)["abcd".index(c)][None].repeat(rng.integers(2, 5), 0) for c in text]
+                values = np.concatenate([part for one in frames for part in (one, np.zeros((2, 4)))])
+                writer.write({"values": values + 0.1 * rng.normal(size=values.shape), "target": text})
+    job = {
+        "task": {"kind": "transcription", "beams": 4, "normalise": "none"},
+        "data": {"train": f"{local_url}/train", "eval": f"{local_url}/eval"},
+        "model": {"cell": "gru", "hidden_size": 32, "bidirectional": True},
+        "train": {"steps": 160, "learning_rate": 0.02, "schedule": "cosine", "global_batch": {"sequences": 20}},
+    }
+    assert learn(job)["cer"] < 10
+
+
+@pytest.mark.data_dir
+@pytest.mark.timeout(1800)
+def test_captions_are_translated_far_better_than_by_the_nearest_training_sentence(learn: Learn, local_url: str):
+    """Multi30k, test2016: the translation of the nearest training sentence has BLEU 10.0."""
+    prepare("translation", "mt/multi30k_en_de", local_url)
+    job = job_of("translation", local_url)
+    assert learn(job, data__eval=f"{local_url}/test", train__evaluate_every=100_000)["bleu"] > 20
+
+
+@pytest.mark.data_dir
+@pytest.mark.timeout(1800)
+def test_recordings_are_understood(learn: Learn, local_url: str):
+    """AN4's test set: silence has a word error rate of 100 %."""
+    prepare("speech", "speech/an4_mfcc", local_url)
+    assert learn(job_of("speech", local_url))["wer"] < 50
 
 
 @pytest.mark.data_dir

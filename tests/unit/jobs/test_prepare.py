@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,54 @@ def test_adding_problems_mark_one_step_in_each_half(local_url: str):
     check_fits("adding", local_url, ("train", "eval"))
 
 
-@pytest.mark.parametrize("job", ["sentiment", "retail-forecast", "entities"])
+def test_translation_pairs_lines_and_shares_one_vocabulary(tmp_path: Path, local_url: str):
+    """Merges are learnt from both languages of the training split; the reference stays text."""
+    for name, english, german in (("train", "a dog", "ein hund"), ("val", "cats", "katzen"), ("test2016", "a", "ein")):
+        (tmp_path / f"{name}.en").write_text(f"{english}\n" * 3)
+        (tmp_path / f"{name}.de").write_text(f"{german}\n" * 3)
+    prepare("translation", "--source", str(tmp_path), "--out", local_url)
+    train, test = Dataset.open(f"{local_url}/train"), Dataset.open(f"{local_url}/test")
+    vocabulary = Vocabulary.from_json(train.metadata["vocabulary"])
+    assert train.metadata["target_vocabulary"] == train.metadata["vocabulary"] == test.metadata["vocabulary"]
+    assert (vocabulary.decode(train[0]["tokens"]), train[0]["target"]) == ("a dog", "ein hund")
+    assert len(vocabulary.encode(" hund")) == 1 and len(vocabulary.encode("cats")) == 4
+    check_fits("translation", local_url, ("train", "val"))
+
+    (tmp_path / "val.de").write_text("eine\n")
+    assert "belong together" in prepare("translation", "--source", str(tmp_path), "--out", local_url, code=1)
+
+
+def test_speech_gives_the_language_model_training_transcripts_alone(tmp_path: Path, local_url: str):
+    """What the test recordings say must not help to hear them."""
+    for split, said in (("train", "YES"), ("test", "GO yes")):
+        np.savez(tmp_path / f"{split}.npz", one=np.zeros((9, 13), np.float32))
+        (tmp_path / f"{split}.tsv").write_text(f"id\tframes\ttext\none\t9\t{said}\n")
+    prepare("speech", "--source", str(tmp_path), "--out", local_url)
+    test = Dataset.open(f"{local_url}/test")
+    assert test.metadata["language_model_texts"] == ["YES"]
+    assert (test[0]["target"], test[0]["values"].shape) == ("GO YES", (9, 13))
+    check_fits("speech", local_url, ("train", "test"))
+
+
+def test_yes_and_no_are_heard_by_their_names(tmp_path: Path, local_url: str):
+    """The first 31 recordings train; the front end is kept for the endpoint."""
+    for number in range(34):
+        name = "_".join(f"{number:08b}")
+        with wave.open(str(tmp_path / f"{name}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(2 * 1000))
+    prepare("speech-yesno", "--source", str(tmp_path), "--out", local_url)
+    train, test = Dataset.open(f"{local_url}/train"), Dataset.open(f"{local_url}/test")
+    assert (len(train), len(test)) == (31, 3)
+    assert train[1]["target"] == "no no no no no no no yes"
+    assert train[0]["values"].shape == (1 + (1000 - 200) // 80, 20)
+    assert test.metadata["front_end"]["rate"] == 8000
+    check_fits("speech-yesno", local_url, ("train", "test"))
+
+
+@pytest.mark.parametrize("job", ["sentiment", "retail-forecast", "entities", "translation", "speech", "speech-yesno"])
 def test_a_source_that_is_not_there_is_one_line(tmp_path: Path, local_url: str, job: str):
     """A user who mistypes a path sees which file was missing, and no stack trace."""
     said = prepare(job, "--source", str(tmp_path / "nowhere"), "--out", local_url, code=1)
