@@ -14,7 +14,7 @@ from recurra.cli.output import Bar, Progress, draw_bar, emit_json, say, show_fac
 if TYPE_CHECKING:
     from recurra.data.inspect import DatasetReport
     from recurra.data.manifest import Manifest
-    from recurra.data.sources import Field, Recipe
+    from recurra.data.sources import Field, Recipe, Role
 
 data_app = typer.Typer(help="Write, look at and check datasets.", no_args_is_help=True)
 
@@ -71,6 +71,12 @@ def write(
         list[str], _field("--series", "Numbers, one a step; becomes 'values'. Repeat it for a vector a step.")
     ] = [],  # noqa: B006
     label: Annotated[str | None, _field("--label", "Name of a class; becomes 'label'.")] = None,
+    labels: Annotated[
+        str | None, _field("--labels", "Names of several classes, a list or a|b; becomes 'label', one number a class.")
+    ] = None,
+    target: Annotated[
+        str | None, _field("--target", "Text to be said, a translation or transcript; becomes 'target'.")
+    ] = None,
     keep: Annotated[list[str], _field("--keep", "Text kept as it is, once a sequence; repeatable.")] = [],  # noqa: B006
     group_by: Annotated[str | None, _field("--group-by", "Records of one value are the steps of a sequence.")] = None,
     format: Annotated[FileFormat | None, _reading(help="Default: by the suffix.", show_default=False)] = None,
@@ -112,7 +118,8 @@ def write(
     from recurra.orchestration.local_platform import join_local_platform
 
     join_local_platform()
-    fields = _fields(text=text, tokens=tokens, series=series, label=label, keep=keep, frame=frame)
+    once: dict[Role, str | None] = {"label": label, "labels": labels, "target": target}
+    fields = _fields(text=text, tokens=tokens, series=series, once=once, keep=keep, frame=frame)
     recipe: Recipe = Recipe(
         fields=fields,
         vocabulary=vocabulary.value,
@@ -214,7 +221,13 @@ def verify(url: Url, json: Json = False) -> None:
 
 
 def _fields(
-    *, text: str | None, tokens: str | None, series: list[str], label: str | None, keep: list[str], frame: int | None
+    *,
+    text: str | None,
+    tokens: str | None,
+    series: list[str],
+    once: dict[Role, str | None],
+    keep: list[str],
+    frame: int | None,
 ) -> tuple[Field, ...]:
     from recurra.data.sources import Field
     from recurra.errors import ConfigError
@@ -226,8 +239,8 @@ def _fields(
         made.append(Field("values", tuple(series), "series", frame=frame))
     if not made:
         raise ConfigError("Nothing says what a step is. Give --text FIELD, --tokens FIELD or --series FIELD.")
-    if label:
-        made.append(Field("label", (label,), "label"))
+    names = {"labels": "label"}
+    made += [Field(names.get(role, role), (field,), role) for role, field in once.items() if field]
     return (*made, *(Field(name, (name,), "string") for name in keep))
 
 

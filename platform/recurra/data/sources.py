@@ -17,7 +17,7 @@ from recurra.data.vocabulary import Kind, Vocabulary, build_vocabulary
 from recurra.data.write import DatasetWriter
 from recurra.errors import ConfigError, DataError
 
-Role = Literal["text", "tokens", "series", "label", "number", "string"]
+Role = Literal["text", "tokens", "series", "label", "labels", "number", "string", "target"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Field:
     """One column, and the fields of a record that it is made of.
 
     `text`: text, cut by the vocabulary; `tokens`: a list of ids; `series`: a list of numbers, or with `group_by` one
-    number a record, several fields giving a vector [F] a step; `label`: a class name; `number`: one number a sequence,
-    several fields giving a vector; `string`: text kept as it is.
+    number a record, several fields giving a vector [F] a step; `label`: a class name; `labels`: several, as a list
+    or with `|` between them; `number`: one number a sequence, several fields giving a vector; `string`: text kept as it is;
+    `target`: text kept as it is that a model is to say, with a vocabulary of its own in the metadata.
     """
 
     column: str
@@ -80,6 +81,8 @@ class Survey:
     vocabulary: Vocabulary | None
     labels: tuple[str, ...] | None
     schema: SequenceSchema
+    target_vocabulary: Vocabulary | None = None
+    """Of the `target` texts; None where there are none, or the recipe's metadata has one."""
 
     @cached_property
     def label_numbers(self) -> dict[str, int]:
@@ -90,6 +93,8 @@ class Survey:
         known: dict[str, Any] = dict(recipe.metadata)
         if self.vocabulary is not None:
             known["vocabulary"] = self.vocabulary.to_json()
+        if self.target_vocabulary is not None:
+            known["target_vocabulary"] = self.target_vocabulary.to_json()
         if self.labels is not None:
             known["labels"] = list(self.labels)
         return known
@@ -106,16 +111,29 @@ def survey(records: Callable[[], Iterator[Record]], recipe: Recipe) -> Survey:
     if recipe.has("text") and vocabulary is None:
         kind = recipe.vocabulary
         assert not isinstance(kind, Vocabulary)
-        texts = () if kind == "bytes" else _column_texts(records(), recipe)
+        texts = () if kind == "bytes" else _column_texts(records(), recipe, "text")
         vocabulary = build_vocabulary(kind, texts, min_count=recipe.min_count, max_size=recipe.max_size)
-    if recipe.has("label") and labels is None:
+    if (recipe.has("label") or recipe.has("labels")) and labels is None:
         names = _label_names(records(), recipe)
         labels = tuple(sorted(names, key=(lambda n: (int(n), n)) if all(map(str.isdecimal, names)) else None))
     first = next(iter(_grouped(records(), recipe)), None)
     if first is None:
         raise DataError("The input holds no record, so there is no dataset. Check the path and the format.")
-    columns = tuple(_column_of(item, vocabulary, first, recipe) for item in recipe.fields)
-    return Survey(vocabulary, labels, SequenceSchema(columns))
+    columns = tuple(_column_of(item, Survey(vocabulary, labels, _ANY), first, recipe) for item in recipe.fields)
+    return Survey(vocabulary, labels, SequenceSchema(columns), _target_vocabulary(records, recipe, vocabulary))
+
+
+def _target_vocabulary(
+    records: Callable[[], Iterator[Record]], recipe: Recipe, vocabulary: Vocabulary | None
+) -> Vocabulary | None:
+    """Of the same kind as that of the inputs."""
+    if not recipe.has("target") or "target_vocabulary" in recipe.metadata:
+        return None
+    kind = recipe.vocabulary.kind if isinstance(recipe.vocabulary, Vocabulary) else recipe.vocabulary
+    if vocabulary is None and kind == "bytes":
+        kind = "characters"  # of what is said: a byte of a transcript may be half a letter
+    texts = _column_texts(records(), recipe, "target")
+    return build_vocabulary(kind, texts, min_count=recipe.min_count, max_size=recipe.max_size)
 
 
 def read_examples(records: Iterable[Record], recipe: Recipe, known: Survey) -> Iterator[dict[str, Any]]:
@@ -161,8 +179,12 @@ def _value(item: Field, where: str, record: Mapping[str, Any], known: Survey, re
             assert known.vocabulary is not None
             ids = known.vocabulary.encode(_as_text(values[0], item, where))
             return np.concatenate([np.array([known.vocabulary.bos], ids.dtype), ids]) if item.bos else ids
-        if item.role == "string":
+        if item.role in ("string", "target"):
             return _as_text(values[0], item, where)
+        if item.role == "labels":
+            flags = np.zeros(len(known.label_numbers), np.uint8)
+            flags[[_label_number(name, known.label_numbers, item, where) for name in _names(values[0])]] = 1
+            return flags
         if item.role == "label":
             return _label_number(str(values[0]), known.label_numbers, item, where)
         if item.role == "tokens":
@@ -204,7 +226,8 @@ def _numbers(value: Any, dtype: np.dtype[Any]) -> Any:
     return array
 
 
-def _column_of(item: Field, vocabulary: Vocabulary | None, first: Record, recipe: Recipe) -> Column:
+def _column_of(item: Field, known: Survey, first: Record, recipe: Recipe) -> Column:
+    vocabulary = known.vocabulary
     if item.role == "text":
         assert vocabulary is not None
         return Column(item.column, vocabulary.dtype)
@@ -212,28 +235,41 @@ def _column_of(item: Field, vocabulary: Vocabulary | None, first: Record, recipe
         return Column(item.column, item.dtype or (vocabulary.dtype if vocabulary else "uint32"))
     if item.role == "label":
         return Column(item.column, "int32", "sequence")
-    if item.role == "string":
+    if item.role == "labels":
+        return Column(item.column, "uint8", "sequence", len(known.labels or ()))
+    if item.role in ("string", "target"):
         return Column(item.column, "string", "sequence")
     width = len(item.fields) if len(item.fields) > 1 else None
     if item.role == "number":
         return Column(item.column, "float32", "sequence", width)
-    example = _value(item, first[0], first[1], Survey(vocabulary, None, _ANY), recipe)
+    example = _value(item, first[0], first[1], known, recipe)
     return Column(item.column, item.dtype or "float32", "time", example.shape[1] if example.ndim > 1 else None)
 
 
 _ANY = SequenceSchema((Column("any", "uint8"),))
 
 
-def _column_texts(records: Iterable[Record], recipe: Recipe) -> Iterator[str]:
+def _column_texts(records: Iterable[Record], recipe: Recipe, role: Role) -> Iterator[str]:
     for where, record in records:
         for item in recipe.fields:
-            if item.role == "text":
+            if item.role == role:
                 yield _as_text(_get(record, item.fields[0], where), item, where)
 
 
 def _label_names(records: Iterable[Record], recipe: Recipe) -> set[str]:
-    names = [item.fields[0] for item in recipe.fields if item.role == "label"]
-    return {str(_get(record, name, where)) for where, record in records for name in names}
+    names = [(item.fields[0], item.role) for item in recipe.fields if item.role in ("label", "labels")]
+    found: set[str] = set()
+    for where, record in records:
+        for name, role in names:
+            value = _get(record, name, where)
+            found.update(_names(value) if role == "labels" else [str(value)])
+    return found
+
+
+def _names(value: Any) -> list[str]:
+    """Of classes: a list, or `a|b`; none at all is fine."""
+    parts = value if isinstance(value, list) else str(value).split("|")
+    return [str(part).strip() for part in parts if str(part).strip()]
 
 
 def _label_number(name: str, numbers: Mapping[str, int], item: Field, where: str) -> int:

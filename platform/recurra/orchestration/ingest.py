@@ -115,7 +115,8 @@ def _prepare(job: IngestJob) -> Survey:
     """Look at the input, and at what is there already, before anything is written."""
     recipe = job.recipe
     chosen = _training_records if job.holdout_url and recipe.group_by is None else _records
-    if chosen is _training_records and recipe.has("label") and recipe.labels is None:
+    named = recipe.has("label") or recipe.has("labels")
+    if chosen is _training_records and named and recipe.labels is None:
         # Over all records, with the vocabulary that costs nothing: a class that only the held-out share has is one, too.
         recipe = replace(recipe, labels=survey(lambda: _records(job), replace(recipe, vocabulary="bytes")).labels)
     if next(chosen(job), None) is None:

@@ -90,7 +90,7 @@ class Task(ABC):
     """The word in the job file."""
     streams: ClassVar[bool]
     """Whether the model gives an output at every step, so that sessions can step it."""
-    objective: ClassVar[tuple[str, Literal["min", "max"]]]
+    objective: tuple[str, Literal["min", "max"]]
     """The metric that decides which checkpoint is best, such as `("bits_per_token", "min")`."""
 
     @classmethod

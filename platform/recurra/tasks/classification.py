@@ -1,4 +1,4 @@
-"""One label for a whole sequence of tokens or of feature vectors."""
+"""One label, or several, for a whole sequence of tokens or of feature vectors."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ from recurra.errors import ConfigError, RequestError, SchemaError
 from recurra.models.config import ModelConfig
 from recurra.models.sequence import ModelShape, SequenceModel
 from recurra.tasks.base import Encoded, Loss, Task, TaskTensors
-from recurra.tasks.columns import describe_column, vocabulary_of, whole_column
+from recurra.tasks.columns import describe_column, flags_column, vocabulary_of, whole_column
 from recurra.tasks.instances import fields_of, step_field, text_field, token_field, whole_number
+from recurra.tasks.multi_label import multi_label_answer, multi_label_loss, multi_label_scores
 
 _LABELS_WITH_F1 = 512
 """With more labels only accuracy is measured: macro F1 costs three sums a label."""
 
 
 class ClassificationConfig(Section):
-    """Tell which one of several classes a sequence belongs to."""
+    """Tell which one of several classes a sequence belongs to, or which ones."""
 
     kind: Literal["classification"] = "classification"
     column: str = "tokens"
     """Time column: token ids, or float32 features of one width."""
     label: str = "label"
-    """Sequence column: index into the dataset's list of labels."""
+    """Sequence column: index into the dataset's list of labels; with multi_label one number a label, 1 where it applies."""
+    multi_label: bool = False
+    """Decide on each label by itself (sigmoid), so that a sequence may have several, or none."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over all labels (Szegedy et al. 2016, arXiv 1512.00567); training's
     and evaluation's `loss` have it, `nll` has not."""
@@ -61,6 +64,8 @@ class ClassificationTask(Task):
             raise SchemaError(
                 f"The dataset's labels are {list(labels)}. Give at least two different names in metadata['labels']."
             )
+        if config.multi_label:
+            self.objective = ("micro_f1", "max")
         self.config = config
         self.labels = list(labels)
         self.vocabulary = vocabulary
@@ -68,12 +73,15 @@ class ClassificationTask(Task):
 
     @classmethod
     def from_dataset(cls, config: Any, schema: SequenceSchema, metadata: Mapping[str, Any]) -> ClassificationTask:
-        whole_column(schema, config.label)
+        if not config.multi_label:
+            whole_column(schema, config.label)
         if "labels" not in metadata:
             raise SchemaError(
                 "The dataset's metadata has no 'labels', so the classes have no names. "
                 "Write it with metadata={'labels': ['negative', 'positive']}, in the order of the indices."
             )
+        if config.multi_label:
+            flags_column(schema, config.label, len(metadata["labels"]))
         column = schema.column(config.column)
         if column.axis != "time" or (column.dtype == "string") or (column.dtype == "float32") == (column.width is None):
             raise SchemaError(
@@ -140,6 +148,8 @@ class ClassificationTask(Task):
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:
         """Cross entropy in nats, over sequences by weight; sums for accuracy and macro F1."""
         label_B, weight_B = tensors.targets["label"], tensors.targets["weight"]
+        if self.config.multi_label:
+            return multi_label_loss(outputs, label_B, weight_B, self.config.label_smoothing)
         logs_BK = functional.log_softmax(outputs, dim=-1)
         nll_B = -logs_BK.gather(1, label_B[:, None])[:, 0]
         smoothing = self.config.label_smoothing
@@ -155,7 +165,8 @@ class ClassificationTask(Task):
         return Loss(total=total, count=weight_B.sum(), sums=sums)
 
     def metrics(self, total: float, count: float, sums: Mapping[str, float]) -> dict[str, float]:
-        """`accuracy`, `macro_f1` (over the labels that occur), `nll` and `loss` in nats, `sequences`."""
+        """`accuracy` (with multi_label of whole sets), `macro_f1` (over the labels that occur), `nll` and `loss` in nats,
+        `sequences`; with multi_label `micro_f1` and the F1 of each label, too."""
         size = max(count, 1.0)
         metrics = {
             "loss": total / size,
@@ -163,6 +174,8 @@ class ClassificationTask(Task):
             "accuracy": sums["right"] / size,
             "sequences": count,
         }
+        if self.config.multi_label:
+            return metrics | multi_label_scores(self.labels, sums)
         if "hits.0" in sums:
             scores = []
             for index in range(len(self.labels)):
@@ -189,7 +202,10 @@ class ClassificationTask(Task):
         return Encoded(inputs=self._filled(ids, name, fields[name]))
 
     def decode(self, output: NDArray[np.float32], encoded: Encoded, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The likeliest label, and the probability of each of the `top` likeliest (all, by default)."""
+        """The likeliest label, and the probability of each of the `top` likeliest (all, by default); see
+        `multi_label_answer` for several."""
+        if self.config.multi_label:
+            return multi_label_answer(output, self.labels, options)
         top = whole_number(options, "top", 1, len(self.labels), len(self.labels))
         shifted = output.astype(np.float64) - output.max()
         scores = np.exp(shifted) / np.exp(shifted).sum()
@@ -225,15 +241,17 @@ class ClassificationTask(Task):
 
     def samples(self, outputs: Tensor, tensors: TaskTensors) -> list[dict[str, Any]]:
         """The first rows' truth beside the guess and its probability."""
-        scores_BK = functional.softmax(outputs.float(), dim=-1)
+        many = self.config.multi_label
+        scores_BK = outputs.float().sigmoid() if many else functional.softmax(outputs.float(), dim=-1)
         rows = []
         for row in range(min(5, outputs.shape[0])):
             if tensors.targets["weight"][row] == 0:
                 continue
             score, guess = scores_BK[row].max(0)
+            label = tensors.targets["label"][row]
             sample: dict[str, Any] = {
-                "label": self.labels[int(tensors.targets["label"][row])],
-                "guess": self.labels[int(guess)],
+                "label": self._names(label) if many else self.labels[int(label)],
+                "guess": self._names(scores_BK[row] > 0.5) if many else self.labels[int(guess)],
                 "score": float(score),
             }
             if self.vocabulary is not None:
@@ -241,6 +259,9 @@ class ClassificationTask(Task):
                 sample["text"] = self.vocabulary.decode(ids)
             rows.append(sample)
         return rows
+
+    def _names(self, flags_K: Tensor) -> str:
+        return ", ".join(name for name, flag in zip(self.labels, flags_K.tolist(), strict=True) if flag) or "none"
 
     @property
     def _input_size(self) -> int:

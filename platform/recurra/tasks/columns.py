@@ -44,6 +44,17 @@ def vocabulary_of(metadata: Mapping[str, Any], column: str) -> Vocabulary:
     return Vocabulary.from_json(metadata["vocabulary"])
 
 
+def flags_column(schema: SequenceSchema, name: str, count: int) -> Column:
+    """The sequence column of that name, if it holds so many whole numbers a sequence."""
+    column = schema.column(name)
+    if column.axis != "sequence" or column.width != count or column.dtype not in _WHOLE:
+        raise SchemaError(
+            f"Column '{name}' is {describe_column(column)}, and with task.multi_label there must be one whole number for each "
+            f"of the {count} labels, once a sequence. Write it with 'recurra data write --labels FIELD'."
+        )
+    return column
+
+
 def text_column(schema: SequenceSchema, name: str) -> Column:
     """The sequence column of that name, if it holds a text a sequence."""
     column = schema.column(name)

@@ -80,6 +80,23 @@ def test_subwords_are_written_with_at_most_the_size_that_is_asked_for(
     assert 0 < len(vocabulary["merges"]) <= 270 - 259
 
 
+def test_several_labels_and_a_target_become_columns(recurra: Command, local_url: str, tmp_path: Path) -> None:
+    """`--labels` makes one number a class, `--target` keeps the text and learns its vocabulary from what was not held out."""
+    file = tmp_path / "films.csv"
+    file.write_text("plot,kinds,title\na dog runs,fun|sad,Der Hund\nrain,,Regen\n")
+    fields = ("--text", "plot", "--labels", "kinds", "--target", "title", "--vocabulary", "characters")
+    done = recurra("data", "write", file, local_url, *fields)
+    assert done.code == 0, done.err
+    dataset = Dataset.open(local_url)
+    assert dataset.metadata["labels"] == ["fun", "sad"]
+    assert [dataset[0]["label"].tolist(), dataset[1]["label"].tolist()] == [[1, 1], [0, 0]]
+    assert dataset[1]["target"] == "Regen"
+    assert set("Der HundRegen") == set(dataset.metadata["target_vocabulary"]["entries"])
+    again = recurra("data", "write", file, f"{local_url}-2", "--like", local_url, *fields)
+    assert again.code == 0, again.err
+    assert Dataset.open(f"{local_url}-2").metadata == dataset.metadata
+
+
 def test_like_takes_over_vocabulary_and_labels(recurra: Command, reviews: Path, local_url: str, tmp_path: Path) -> None:
     """Data that comes later has other words and perhaps not every class."""
     recurra("data", "write", reviews, f"{local_url}/a", "--text", "text", "--label", "liked", "--vocabulary", "words")

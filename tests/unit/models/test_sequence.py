@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,8 @@ from torch.testing import assert_close
 
 from recurra.errors import ConfigError, ModelError
 from recurra.models.config import ModelConfig, NtmConfig, RegularisationConfig
-from recurra.models.sequence import ModelShape, SequenceModel
+from recurra.models.crf import PairwiseHead
+from recurra.models.sequence import Front, ModelShape, SequenceModel
 
 TIGHT = {"atol": 1e-11, "rtol": 1e-11}
 SMALL_NTM = NtmConfig(memory_rows=4, memory_width=3)
@@ -178,3 +181,28 @@ def test_a_trace_shows_the_weightings_beside_the_outputs(per_step):
     assert trace.weightings["read_weights"].shape == (2, 6, 1, 4)
     outputs, state = model(tokens)
     assert_close((trace.outputs, trace.state), (outputs, state))
+
+
+class Doubled(Front):
+    """A front for the tests: features beside themselves."""
+
+    output_size = 4
+
+    def forward(self, inputs):
+        return torch.cat([inputs, inputs], -1)
+
+
+def test_a_front_and_a_head_of_the_tasks_own_step_as_they_read():
+    """What a task brings along must keep the law: forward equals step repeated."""
+    torch.manual_seed(0)
+    shape = ModelShape("features", 2, 12, per_step=True)
+    head = functools.partial(PairwiseHead, tags=3)
+    model = SequenceModel(ModelConfig(cell="gru", hidden_size=6), shape, front=Doubled(), head=head).eval()
+    inputs = torch.randn(2, 5, 2)
+    whole, _ = model(inputs)
+    state, steps = model.zero_state(2), []
+    for t in range(5):
+        output, state = model.step(inputs[:, t], state)
+        steps.append(output)
+    assert whole.shape == (2, 5, 12)
+    torch.testing.assert_close(torch.stack(steps, 1), whole)

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
+from recurra.data.vocabulary import build_vocabulary
 from recurra.errors import RegistryError
+from recurra.models.config import ModelConfig
+from recurra.models.encoder_decoder import EncoderDecoder
 from recurra.models.weights import save_weights
+from recurra.registry.bundle import BundleParts
+from recurra.tasks.translation import TranslationConfig, TranslationTask
 
 from .weather import MODEL, TASK, parts, weights
 
@@ -49,3 +56,23 @@ def test_a_bundle_that_this_version_would_build_differently_is_refused(registry,
 
     with pytest.raises(RegistryError, match=text):
         registry.load("weather")
+
+
+def test_a_model_that_only_its_task_can_build_is_loaded(registry):
+    """An encoder-decoder is no SequenceModel: the bundle's task says what is built, and the answer is the trained one's."""
+    letters = build_vocabulary("characters", ["abc"])
+    task = TranslationTask(TranslationConfig(longest=6, beams=2), letters, letters)
+    config = ModelConfig(cell="gru", hidden_size=5, attention="additive")
+    trained = task.build_model(config).eval()
+    about = BundleParts(
+        task=task.describe(),
+        model=config.model_dump(mode="json"),
+        shape=asdict(trained.shape),
+        state_spec=trained.state_spec.to_json(),
+    )
+    registry.publish("turner", about, save_weights(trained))
+
+    loaded = registry.load("turner")
+    tokens = torch.from_numpy(loaded.task.encode({"text": "cab"}).inputs)[None]
+    assert isinstance(loaded.model, EncoderDecoder)
+    torch.testing.assert_close(loaded.model(tokens)[0], trained(tokens)[0])
