@@ -38,7 +38,8 @@ def path_score(scores_BTIJ: Tensor, tags_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """[B] the unnormalised log score of one path of tags; steps where the mask is False do not count."""
     first_B1 = tags_BT.new_full((tags_BT.shape[0], 1), scores_BTIJ.shape[-1])
     before_BT = torch.cat([first_B1, tags_BT[:, :-1]], 1)
-    rows_B1, steps_T = torch.arange(tags_BT.shape[0])[:, None], torch.arange(tags_BT.shape[1])
+    rows_B1 = torch.arange(tags_BT.shape[0], device=tags_BT.device)[:, None]
+    steps_T = torch.arange(tags_BT.shape[1], device=tags_BT.device)
     return (scores_BTIJ[rows_B1, steps_T, before_BT, tags_BT] * mask_BT).sum(1)
 
 

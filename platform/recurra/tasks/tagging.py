@@ -252,7 +252,7 @@ class TaggingTask(Task):
         }
 
     def samples(self, outputs: Tensor, tensors: TaskTensors) -> list[dict[str, Any]]:
-        """The first sentences with their tags beside the guesses."""
+        """The first sentences with their tags and the answers."""
         counted_BT = tensors.targets["counted"]
         path_BT = self._path(outputs, counted_BT)
         rows = []
@@ -264,8 +264,8 @@ class TaggingTask(Task):
             rows.append(
                 {
                     "text": self.vocabulary.decode(ids.long().tolist()),
-                    "tags": self._named(tensors.targets["tags"][row, :steps]),
-                    "guesses": self._named(path_BT[row, :steps]),
+                    "tags": " ".join(self._named(tensors.targets["tags"][row, :steps])),
+                    "answer": " ".join(self._named(path_BT[row, :steps])),
                 }
             )
         return rows

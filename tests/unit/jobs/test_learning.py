@@ -136,6 +136,29 @@ def test_a_transcriber_learns_which_frames_say_what(learn: Learn, local_url: str
     assert learn(job)["cer"] < 10
 
 
+def test_several_labels_are_learnt_each_by_itself(learn: Learn, local_url: str):
+    """Three words, each with a label of its own, in any company: a softmax could name one of them only."""
+    rng = np.random.default_rng(0)
+    words = build_vocabulary("words", ["rain wind sun and then"])
+    names = ["rain", "wind", "sun"]
+    schema = SequenceSchema((Column("tokens", words.dtype), Column("label", "uint8", axis="sequence", width=3)))
+    for split, count in (("train", 160), ("eval", 40)):
+        with DatasetWriter(f"{local_url}/{split}", schema, {"vocabulary": words.to_json(), "labels": names}) as writer:
+            for _ in range(count):
+                flags = rng.integers(0, 2, 3)
+                said = ["and", "then", *(name for name, flag in zip(names, flags, strict=True) if flag)]
+                writer.write({"tokens": words.encode(" ".join(rng.permutation(said))), "label": flags})
+    job = {
+        "task": {"kind": "classification", "multi_label": True},
+        "data": {"train": f"{local_url}/train", "eval": f"{local_url}/eval"},
+        "model": {"cell": "gru", "hidden_size": 16, "pooling": "max"},
+        "train": {"steps": 60, "learning_rate": 0.02, "global_batch": {"sequences": 16}},
+    }
+    metrics = learn(job)
+    assert metrics["micro_f1"] > 0.95
+    assert metrics["accuracy"] > 0.9
+
+
 @pytest.mark.data_dir
 @pytest.mark.timeout(1800)
 def test_captions_are_translated_far_better_than_by_the_nearest_training_sentence(learn: Learn, local_url: str):

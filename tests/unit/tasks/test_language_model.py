@@ -194,3 +194,16 @@ def test_samples_show_text_beside_guesses(write: Write):
     (sample,) = task.samples(logits, tensors)
     assert sample["text"] == "hello"
     assert sample["guesses"] == "lllll"
+
+
+def test_subwords_predict_pieces_and_give_back_text():
+    """A bundle keeps the merges; a completion's pieces become text again, spaces and all."""
+    vocabulary = build_vocabulary("subwords", TEXTS * 3, max_size=280)
+    task = LanguageModelTask(LanguageModelConfig(), vocabulary)
+    again = task_from_description(task.describe())
+    assert isinstance(again, LanguageModelTask)
+    encoded = again.encode({"prompt": "return 1 + é"})
+    assert encoded.inputs[0] == vocabulary.bos
+    assert len(encoded.inputs) < 1 + len("return 1 + é".encode())
+    assert again.text_of(encoded.inputs.tolist()) == "return 1 + é"
+    assert task.build_model(ModelConfig(hidden_size=4)).shape.output_size == vocabulary.size <= 280

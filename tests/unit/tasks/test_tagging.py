@@ -173,10 +173,10 @@ def test_windows_are_refused(write: Write):
         task_of().tensors(batch, "cpu")
 
 
-def test_samples_show_tags_beside_guesses(write: Write):
+def test_samples_show_tags_beside_answers(write: Write):
     """For the report of a run."""
     task = task_of(spelt=True)
     row = example(["Ada", "wrote"], [1, 0], spelt=True)
     batch = next(one_epoch(write(SPELT, METADATA, [row]), mode="buckets", batch_sequences=1))
     sample = task.samples(torch.tensor([[[0.0, 0, 9], [9, 0, 0]]]), task.tensors(batch, "cpu"))[0]
-    assert sample == {"text": "ada wrote", "tags": ["B-per", "O"], "guesses": ["I-per", "O"]}
+    assert sample == {"text": "ada wrote", "tags": "B-per O", "answer": "I-per O"}
