@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from recurra.data.inspect import DatasetReport
     from recurra.data.manifest import Manifest
     from recurra.data.sources import Field, Recipe, Role
+    from recurra.orchestration.ingest import IngestJob
 
 data_app = typer.Typer(help="Write, look at and check datasets.", no_args_is_help=True)
 
@@ -114,7 +115,6 @@ def write(
     from recurra.data.records import Source
     from recurra.data.sources import Recipe
     from recurra.orchestration import ingest
-    from recurra.orchestration.address import need_cluster
     from recurra.orchestration.local_platform import join_local_platform
 
     join_local_platform()
@@ -131,13 +131,7 @@ def write(
     if like is not None:
         recipe = ingest.like(recipe, Dataset.open(like).metadata)
     reading = Source(source, format.value if format else None, per.value, suffix)
-    job = ingest.IngestJob(reading, recipe, url, holdout_url, holdout, append)
-    progress = Progress()
-    if address is None:
-        manifests = ingest.ingest(job, progress)
-    else:
-        manifests = ingest.ingest_on_ray(job, need_cluster(address).driver_address(), progress)
-    written = [_describe(at, manifest) for at, manifest in zip(job.urls, manifests, strict=True)]
+    written = _ingest(ingest.IngestJob(reading, recipe, url, holdout_url, holdout, append), address)
     if json:
         emit_json(written)
         return
@@ -145,6 +139,19 @@ def write(
     rows = [(one["url"], one["sequences"], one["steps"], size(one["bytes"]), one["version"]) for one in written]
     show_table(columns, rows, right=columns[1:])
     say(f"Next: recurra data inspect {url}", style="green")
+
+
+def _ingest(job: IngestJob, address: str | None) -> list[dict[str, Any]]:
+    """Here, or on a cluster's nodes; facts about each dataset that was written."""
+    from recurra.orchestration.address import need_cluster
+    from recurra.orchestration.ingest import ingest, ingest_on_ray
+
+    progress = Progress()
+    if address is None:
+        manifests = ingest(job, progress)
+    else:
+        manifests = ingest_on_ray(job, need_cluster(address).driver_address(), progress)
+    return [_describe(at, manifest) for at, manifest in zip(job.urls, manifests, strict=True)]
 
 
 @data_app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ class ActionTask(FramesTask):
     """
 
     streams = False
-    objective: ClassVar[tuple[str, Literal["min", "max"]]] = ("accuracy", "max")
+    objective = ("accuracy", "max")
 
     def __init__(self, config: FramesConfig, actions: ClassificationTask, captions: Captions) -> None:
         self.config = config
@@ -165,7 +165,7 @@ class BoxTask(FramesTask):
     """
 
     streams = True
-    objective: ClassVar[tuple[str, Literal["min", "max"]]] = ("iou", "max")
+    objective = ("iou", "max")
 
     def __init__(self, config: FramesConfig, width: int) -> None:
         self.config = config

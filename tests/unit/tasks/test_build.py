@@ -52,5 +52,5 @@ def test_editors_know_both_forms():
 
 def test_a_bundle_of_a_newer_version_says_so():
     """An old replica may meet a model that a newer platform published."""
-    with pytest.raises(RegistryError, match="of kind 'translation', which this version of Recurra does not know"):
-        task_from_description({"kind": "translation"})
+    with pytest.raises(RegistryError, match="of kind 'juggling', which this version of Recurra does not know"):
+        task_from_description({"kind": "juggling"})
