@@ -34,7 +34,7 @@ def test_a_run_survives_the_way_to_the_workers(make_run):
             {"data": {"train": "file:///x", "mode": "lanes"}},
             "data.mode is lanes, which needs windows. Set train.truncated_bptt",
         ),
-        ({"task": "translation"}, "translation"),
+        ({"task": "juggling"}, "juggling"),
     ],
 )
 def test_a_wrong_job_is_refused_before_anything_is_opened(make_run, change, message):
