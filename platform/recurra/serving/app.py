@@ -37,6 +37,7 @@ from recurra.serving.edge import (
 from recurra.serving.messages import PredictRequest, envelope, parse
 from recurra.serving.openapi import describe
 from recurra.serving.parts import Parts
+from recurra.serving.routes_inference import add_inference_routes
 from recurra.serving.routes_models import add_model_routes
 from recurra.serving.routes_sessions import add_session_routes
 from recurra.serving.service import Service
@@ -72,7 +73,10 @@ def build_asgi(
         versions = SessionStore(store, service.engine.layout, keep_s=6 * config.trust_s)
         sessions = Sessions(versions, service.served.digest, config, service.metrics)
     parts = Parts(
-        service, SessionService(service, sessions) if sessions is not None else None, fleet_metrics or own_metrics
+        service,
+        SessionService(service, sessions) if sessions is not None else None,
+        fleet_metrics or own_metrics,
+        (api_key or "").encode(),
     )
 
     @asynccontextmanager
@@ -97,6 +101,7 @@ def build_asgi(
         api.add_exception_handler(kind, handler)
     add_model_routes(api, parts)
     add_session_routes(api, parts)
+    add_inference_routes(api, parts)
     describe(api, service, with_key=api_key is not None)
     layers: App = Predict(api, service)
     layers = Limited(layers, service.config.max_request_bytes)
@@ -152,7 +157,7 @@ async def _http_error(request: Request, exc: Exception) -> Response:
 async def _own_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RecurraError)
     request.scope[ERROR_CODE] = exc.code
-    response = Response(envelope(exc), exc.status, media_type="application/json")
+    response = Response(envelope(exc, route_path(request.scope)), exc.status, media_type="application/json")
     response.raw_headers += retry_after(exc)
     return response
 

@@ -200,9 +200,16 @@ class Completions:
         return CompletionLogProbs(
             tokens=texts,
             token_logprobs=[value for value, _ in details],
-            top_logprobs=[{self._task.text_of([t]): v for t, v in best.items()} for _, best in details],
+            top_logprobs=[self._best(best) for _, best in details],
             text_offset=offsets,
         )
+
+    def _best(self, by_token: dict[int, float]) -> dict[str, float]:
+        """By text, the likeliest first. Tokens of one text (broken UTF-8) stand there once, with the likeliest of them."""
+        best: dict[str, float] = {}
+        for token, value in by_token.items():
+            best.setdefault(self._task.text_of([token]), value)
+        return best
 
     def _response(
         self, request: CompletionRequest, id: str, created: int, choices: list[CompletionChoice], usage: Usage | None

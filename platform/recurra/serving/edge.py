@@ -50,6 +50,8 @@ def endpoint_of(path: str) -> str:
     parts = path.strip("/").split("/")
     if parts[0] in ("metrics", "health") or parts[:2] == ["v2", "health"]:
         return "health" if "health" in parts[:2] else "metrics"
+    if parts[:2] == ["v2", "models"]:
+        return parts[-1] if parts[-1] in ("infer", "ready") and len(parts) > 3 else "models"
     if parts[0] != "v1" or len(parts) < 2:
         return "other"
     if parts[1] == "sessions":
@@ -129,7 +131,7 @@ class Answered:
         if started:  # FastAPI has answered, and only then raised what it answered to
             return
         scope[ERROR_CODE] = exc.code
-        await answer(send, exc.status, envelope(exc), retry_after(exc))
+        await answer(send, exc.status, envelope(exc, route_path(scope)), retry_after(exc))
 
 
 class Authorised:

@@ -160,6 +160,8 @@ class SessionStep(Request):
     """As `GET /v1/models` describes an instance; may be left out when something is generated."""
     options: dict[str, Any] = {}
     generate: GenerateOptions | None = None
+    raw: bool = False
+    """Whether the answer holds the model's own numbers, too."""
 
 
 class Generated(BaseModel):
@@ -182,6 +184,8 @@ class SessionAnswer(BaseModel):
     output: Any = None
     """The task's answer to the inputs."""
     generated: Generated | None = None
+    raw: list[float] | None = None
+    """The model's numbers after the last input, where they were asked for."""
 
 
 class ErrorBody(BaseModel):
@@ -217,8 +221,10 @@ def parse(model: type[M], body: bytes) -> M:
         raise _invalid(exc, model) from exc
 
 
-def envelope(error: RecurraError) -> bytes:
-    """The body of an error's answer."""
+def envelope(error: RecurraError, path: str = "") -> bytes:
+    """The body of an error's answer: OpenAI's, below /v2 that of the Open Inference Protocol."""
+    if path == "/v2" or path.startswith("/v2/"):
+        return json.dumps({"error": str(error), "code": error.code}, ensure_ascii=False).encode()
     kind = ERROR_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     param = error.param if isinstance(error, RequestError) else None
     body = {"message": str(error), "type": kind, "param": param, "code": error.code}

@@ -17,6 +17,7 @@ from recurra.serving.messages import (
     SessionCreate,
     SessionStep,
 )
+from recurra.serving.messages_inference import InferError, InferRequest
 from recurra.serving.service import Service
 
 BODIES: tuple[type[BaseModel], ...] = (
@@ -25,9 +26,11 @@ BODIES: tuple[type[BaseModel], ...] = (
     ForecastRequest,
     SessionCreate,
     SessionStep,
+    InferRequest,
     ErrorEnvelope,
+    InferError,
 )
-OPEN_PATHS = ("/health",)
+OPEN_PATHS = ("/health", "/v2/health")
 SAFETENSORS = "application/octet-stream"
 """Content type of snapshots: safetensors has none of its own."""
 ERRORS = {
@@ -92,11 +95,13 @@ def _document(api: FastAPI, service: Service, with_key: bool) -> dict[str, Any]:
         schemas[name]["properties"]["input"] = {"anyOf": [instance, {"type": "null"}], "default": None}
     if with_key:
         components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}}
+    envelope = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorEnvelope"}}}
+    inference = {"application/json": {"schema": {"$ref": "#/components/schemas/InferError"}}}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["responses"].pop("422", None)
-            if path.startswith("/v1/"):
+            if path.startswith(("/v1/", "/v2")):
+                error = envelope if path.startswith("/v1/") else inference
                 for status, text in ERRORS.items():
                     operation["responses"][status] = {"description": text, "content": error}
             if with_key and not path.startswith(OPEN_PATHS):

@@ -18,3 +18,5 @@ class Parts:
     """None where the model cannot step, or no store was given."""
     fleet_metrics: Callable[[], Awaitable[str]]
     """Prometheus' text format of the whole fleet."""
+    secret: bytes = b""
+    """Known to the replicas of a service alone: its bearer key, if it has one."""

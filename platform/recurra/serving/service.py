@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recurra.errors import RequestError
 from recurra.models.sequence import Model
 from recurra.serving.config import ServeConfig
@@ -115,7 +118,13 @@ class Service:
     async def predict(
         self, request: PredictRequest, field: str = "instances", receive: Receive | None = None
     ) -> list[Any]:
-        """The task's answer to each instance.
+        """The task's answer to each instance; see `infer`."""
+        return [answer for _, answer in await self.infer(request, field, receive)]
+
+    async def infer(
+        self, request: PredictRequest, field: str = "instances", receive: Receive | None = None
+    ) -> list[tuple[NDArray[np.float32], Any]]:
+        """For each instance the model's numbers [K] after its last step, and the task's answer.
 
         Args:
             request: Checked but for what the instances hold.
@@ -139,7 +148,8 @@ class Service:
         answers = []
         for index, (result, item) in enumerate(zip(results, encoded, strict=True)):
             assert result.outputs is not None
-            answers.append(self.decode(result.outputs, item, request.options, f"{field}.{index}"))
+            last_K = result.outputs if result.outputs.ndim == 1 else result.outputs[-1]
+            answers.append((last_K, self.decode(result.outputs, item, request.options, f"{field}.{index}")))
         return answers
 
     def encode(self, instance: Any, param: str, context: Mapping[str, Any] | None = None) -> Encoded:

@@ -34,6 +34,7 @@ class _Plan:
     generate: GenerateOptions | None
     skipped: int
     """Outputs at the start that belong to tokens of an earlier request."""
+    raw: bool
 
 
 class SessionService:
@@ -114,6 +115,26 @@ class SessionService:
                         if isinstance(event, Result):
                             answer = await self._commit(held, plan, event, fingerprint)
                             yield json.loads(answer)
+
+    async def sequence(self, id: str, request: SessionStep, body: bytes, *, start: bool, end: bool) -> dict[str, Any]:
+        """A step of a session whose id the client's own name for it gives; see `step`.
+
+        Args:
+            start: Begin anew, whatever the session was before; without it there must be one.
+            end: Delete it after this step.
+        """
+        fingerprint = hashlib.sha256(body).hexdigest()
+
+        async def once() -> bytes:
+            if not start:
+                return await self.step(id, request, body)
+            async with self._sessions.hold(id, self._empty()) as held:
+                return await self._step(held, request.model_copy(update={"step": None}), fingerprint)
+
+        answer: dict[str, Any] = json.loads(await retried(once))
+        if end:
+            await self._sessions.delete(id)
+        return answer
 
     async def export(self, id: str) -> bytes:
         """The session as a safetensors file."""
@@ -203,7 +224,7 @@ class SessionService:
             keep="inputs" if generate and not generate.commit else "end",
             sampling=self._sampling(generate),
         )
-        return _Plan(sequence, encoded, request.options, generate, len(pending))
+        return _Plan(sequence, encoded, request.options, generate, len(pending), request.raw)
 
     def _sampling(self, generate: GenerateOptions | None) -> Any:
         if generate is None:
@@ -263,13 +284,16 @@ class SessionService:
 
     def _outcome(self, plan: _Plan, result: Result) -> SessionAnswer:
         """The answer, without what the session itself says."""
-        output = None
+        output = raw = None
         if result.outputs is not None:
             assert plan.encoded is not None
+            if plan.raw:
+                raw = (result.outputs if result.outputs.ndim == 1 else result.outputs[-1]).tolist()
             numbers = result.outputs[plan.skipped :] if result.outputs.ndim == 2 else result.outputs
             output = self._service.decode(numbers, plan.encoded, plan.options, "input")
+        generated = self._generated(plan, result)
         return SessionAnswer(
-            id="", model="", digest="", step=0, expires_at=0.0, output=output, generated=self._generated(plan, result)
+            id="", model="", digest="", step=0, expires_at=0.0, output=output, generated=generated, raw=raw
         )
 
     def _generated(self, plan: _Plan, result: Result) -> Generated | None:

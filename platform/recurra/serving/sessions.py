@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ID_PATTERN = re.compile(r"s-[A-Za-z0-9_-]{32}")
+UNKNOWN = "session_not_found"
 POOL_THREADS = 16
 CONFLICT_RETRIES = 3
 TEND_S = 1.0
@@ -125,8 +126,11 @@ class Sessions:
             raise
 
     @asynccontextmanager
-    async def hold(self, id: str) -> AsyncIterator[Held]:
+    async def hold(self, id: str, fresh: Snapshot | None = None) -> AsyncIterator[Held]:
         """The session, for one request at a time; others of this replica wait.
+
+        Args:
+            fresh: What the session begins anew from, whether there is one or not; None = it must be there.
 
         Raises:
             RequestError: 404 unknown, 410 expired or deleted, 412 of another bundle, 503 when the store fails.
@@ -137,9 +141,17 @@ class Sessions:
         entry.holders += 1
         try:
             async with entry.lock:
-                await self._refresh(id, entry)
-                await self._check(entry)
-                yield Held(self, entry)
+                if fresh is not None:
+                    await self._restart(id, entry, fresh)
+                else:
+                    await self._refresh(id, entry)
+                    await self._check(entry)
+                begun = entry.snapshot
+                try:
+                    yield Held(self, entry)
+                finally:
+                    if fresh is not None and entry.snapshot is begun:
+                        self._forget(entry)  # nothing was committed: the old one stands
         finally:
             entry.holders -= 1
             self._settle(id, entry)
@@ -203,6 +215,23 @@ class Sessions:
             self._count("restored")
         self._remember(entry, newest)
         entry.checked_s = asked_s
+
+    async def _restart(self, id: str, entry: _Entry, fresh: Snapshot) -> None:
+        """Put `fresh` in the place of whatever there is, to be committed as the version after it."""
+        entry.checked_s = float("-inf")
+        version = 0
+        try:
+            await self._refresh(id, entry)
+            assert entry.snapshot is not None
+            version = entry.snapshot.version
+        except RequestError as exc:
+            if exc.code != UNKNOWN:
+                raise
+        self._remember(entry, replace(fresh, id=id, version=version))
+
+    def _forget(self, entry: _Entry) -> None:
+        self._bytes -= entry.snapshot.size_bytes if entry.snapshot else 0
+        entry.snapshot = None
 
     async def _check(self, entry: _Entry) -> None:
         snapshot = entry.snapshot
@@ -283,7 +312,7 @@ async def retried(work: Callable[[], Awaitable[T]]) -> T:
 
 def _unknown(id: str) -> RequestError:
     return RequestError(
-        f"There is no session '{id[:64]}'. Create one with POST /v1/sessions.", status=404, code="session_not_found"
+        f"There is no session '{id[:64]}'. Create one with POST /v1/sessions.", status=404, code=UNKNOWN
     )
 
 
