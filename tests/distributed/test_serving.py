@@ -13,6 +13,7 @@ from dataclasses import asdict
 import httpx
 import pytest
 import torch
+from websockets.sync.client import connect
 
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.models.config import ModelConfig
@@ -157,6 +158,22 @@ def test_a_session_goes_on_at_another_replica(service):
     assert answer["output"]["next"][0]["logprob"] == pytest.approx(
         whole["predictions"][0]["next"][0]["logprob"], abs=1e-5
     )
+
+
+def test_a_session_speaks_over_a_websocket_through_haproxy(service):
+    """The upgrade passes HAProxy and Ray's server, and text comes while it is generated."""
+    id = service.client.post("/v1/sessions").json()["id"]
+    with connect(f"{service.url.replace('http', 'ws')}/v1/sessions/{id}/stream") as socket:
+        socket.send(json.dumps({"input": {"text": "def "}, "generate": {"max_tokens": 200, "temperature": 0}}))
+        events = [json.loads(socket.recv(timeout=30))]
+        while "step" not in events[-1]:
+            events.append(json.loads(socket.recv(timeout=30)))
+        socket.send(json.dumps({"input": {"text": "x"}, "step": events[-1]["step"]}))
+        after = json.loads(socket.recv(timeout=30))
+
+    assert len(events) > 3
+    assert [t for event in events[:-1] for t in event["tokens"]] == events[-1]["generated"]["tokens"]
+    assert after["step"] == events[-1]["step"] + 1
 
 
 def test_a_client_that_leaves_frees_the_slots(service):

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -40,6 +41,8 @@ from recurra.serving.parts import Parts
 from recurra.serving.routes_inference import add_inference_routes
 from recurra.serving.routes_models import add_model_routes
 from recurra.serving.routes_sessions import add_session_routes
+from recurra.serving.routes_sockets import add_socket_routes
+from recurra.serving.routes_states import add_state_routes
 from recurra.serving.service import Service
 from recurra.serving.session_service import SessionService
 from recurra.serving.session_store import SessionStore
@@ -97,10 +100,12 @@ def build_asgi(
     api = FastAPI(
         title="Recurra", docs_url="/docs", redoc_url=None, lifespan=lifespan, separate_input_output_schemas=False
     )
-    for kind, handler in ((HTTPException, _http_error), (RecurraError, _own_error), (Exception, _bug)):
+    for kind, handler in HANDLERS:
         api.add_exception_handler(kind, handler)
     add_model_routes(api, parts)
     add_session_routes(api, parts)
+    add_state_routes(api, parts)
+    add_socket_routes(api, parts)
     add_inference_routes(api, parts)
     describe(api, service, with_key=api_key is not None)
     layers: App = Predict(api, service)
@@ -154,6 +159,15 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     return response
 
 
+async def _bad_parameter(request: Request, exc: Exception) -> Response:
+    """A parameter in the query that FastAPI refuses."""
+    assert isinstance(exc, RequestValidationError)
+    (error, *_) = exc.errors()
+    param = str(error["loc"][-1])
+    message = f"'{param}' is {str(error['input'])[:80]!r}: {str(error['msg']).lower()}."
+    return await _own_error(request, RequestError(message, code="invalid_request", param=param))
+
+
 async def _own_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RecurraError)
     request.scope[ERROR_CODE] = exc.code
@@ -165,3 +179,11 @@ async def _own_error(request: Request, exc: Exception) -> Response:
 async def _bug(request: Request, _: Exception) -> Response:
     """`Answered` logs it: Starlette raises it again after this answer."""
     return await _own_error(request, internal_error())
+
+
+HANDLERS = (
+    (HTTPException, _http_error),
+    (RequestValidationError, _bad_parameter),
+    (RecurraError, _own_error),
+    (Exception, _bug),
+)

@@ -13,7 +13,9 @@ class SessionConfig(Section):
     """Recurrent sessions of one replica."""
 
     ttl_s: float = Field(default=3600.0, gt=0)
-    """Seconds without a request after which a session expires."""
+    """Seconds without a request after which a session expires; a client may ask for less."""
+    trace_steps: int = Field(default=32, ge=0, le=4096)
+    """Last steps whose weightings `GET …/memory` shows, for models with a memory; 0 = none, and smaller snapshots."""
     memory_bytes: int = Field(default=256 << 20, ge=1 << 16)
     """Bytes of states that a replica keeps in memory; the least recently used ones are then read from the store again."""
     url: str | None = None

@@ -44,7 +44,7 @@ class ShortWay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app, prefix = _Adopted.app, _Adopted.prefix
-        if app is None or scope["type"] != "http":
+        if app is None or scope["type"] not in ("http", "websocket"):
             return await self._app(scope, receive, send)
         root: str = scope.get("root_path", "")
         path = scope["path"][len(root) :]

@@ -34,6 +34,7 @@ ERROR_CODE = "recurra.error_code"
 BODY_TIMEOUT_S = 20.0
 """A body that is not here by then is cut off: a slow client must not hold a connection for ever."""
 REJECTIONS = frozenset({"queue_full", "too_large", "draining"})
+SESSION_ROUTES = frozenset({"step", "stream", "state", "fork", "memory"})
 UNCOUNTED = frozenset({"metrics", "health"})
 JSON = (b"content-type", b"application/json")
 
@@ -55,9 +56,7 @@ def endpoint_of(path: str) -> str:
     if parts[0] != "v1" or len(parts) < 2:
         return "other"
     if parts[1] == "sessions":
-        return (
-            f"session_{parts[3]}" if len(parts) == 4 and parts[3] in ("step", "stream", "state", "fork") else "session"
-        )
+        return f"session_{parts[3]}" if len(parts) == 4 and parts[3] in SESSION_ROUTES else "session"
     return parts[1] if parts[1] in ("predict", "completions", "models", "timeseries") else "other"
 
 
@@ -142,16 +141,13 @@ class Authorised:
         self._key = key.encode() if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._key is not None and scope["type"] == "http" and scope[ENDPOINT] != "health":
+        if self._key is not None and scope["type"] != "lifespan" and scope.get(ENDPOINT) != "health":
             given = dict(scope["headers"]).get(b"authorization", b"")
             scheme, _, token = given.partition(b" ")
             if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._key):
-                raise RequestError(
-                    "The bearer key is missing or wrong. Send the header 'Authorization: Bearer <key>' with the key of this "
-                    "deployment (RECURRA_API_KEY).",
-                    status=401,
-                    code="invalid_api_key",
-                )
+                if scope["type"] == "websocket":
+                    return await _deny(scope, send, _wrong_key())
+                raise _wrong_key()
         await self._app(scope, receive, send)
 
 
@@ -243,6 +239,24 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replaying
+
+
+def _wrong_key() -> RequestError:
+    return RequestError(
+        "The bearer key is missing or wrong. Send the header 'Authorization: Bearer <key>' with the key of this "
+        "deployment (RECURRA_API_KEY).",
+        status=401,
+        code="invalid_api_key",
+    )
+
+
+async def _deny(scope: Scope, send: Send, exc: RequestError) -> None:
+    """Refuse a WebSocket before it is opened."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        return await send({"type": "websocket.close", "code": 1008, "reason": exc.code})
+    headers = [JSON, *retry_after(exc)]
+    await send({"type": "websocket.http.response.start", "status": exc.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": envelope(exc)})
 
 
 def internal_error() -> RequestError:

@@ -148,6 +148,8 @@ class SessionCreate(Request):
     """As `GET /v1/models` describes an instance; null = start empty."""
     options: dict[str, Any] = {}
     generate: GenerateOptions | None = None
+    ttl_s: float | None = Field(default=None, gt=0)
+    """Seconds without a request after which the session expires; null = as the service has it, which is the most."""
 
 
 class SessionStep(Request):
@@ -186,6 +188,22 @@ class SessionAnswer(BaseModel):
     generated: Generated | None = None
     raw: list[float] | None = None
     """The model's numbers after the last input, where they were asked for."""
+
+
+class MemoryAnswer(BaseModel):
+    """`GET …/memory`: M = word size, N = locations, T = steps, R and W = read and write heads."""
+
+    id: str
+    step: int
+    """Steps that the memory has seen."""
+    first_step: int
+    """Number of the first step whose weightings are here."""
+    memory: list[list[float]]
+    """[M, N]."""
+    read_weights: list[list[list[float]]]
+    """[T, R, N], each weighting sums to 1."""
+    write_weights: list[list[list[float]]]
+    """[T, W, N]."""
 
 
 class ErrorBody(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from recurra.errors import RequestError
 from recurra.serving.service import Service
 from recurra.serving.session_service import SessionService
 
@@ -20,3 +21,19 @@ class Parts:
     """Prometheus' text format of the whole fleet."""
     secret: bytes = b""
     """Known to the replicas of a service alone: its bearer key, if it has one."""
+
+    def sessions_or_404(self) -> SessionService:
+        """The sessions.
+
+        Raises:
+            RequestError: 404 when there are none.
+        """
+        if self.sessions is not None:
+            return self.sessions
+        name = self.service.served.name
+        raise RequestError(
+            f"'{name}' has no sessions here: it reads each sequence as a whole (bidirectional or attention), or the "
+            f"service has no store to keep them in. Use POST /v1/predict/{name}.",
+            status=404,
+            code="no_sessions",
+        )

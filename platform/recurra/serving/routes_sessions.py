@@ -10,26 +10,17 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from recurra.errors import RequestError
 from recurra.serving.edge import BODY
 from recurra.serving.messages import SessionAnswer, SessionCreate, SessionStep, parse
 from recurra.serving.openapi import SAFETENSORS, body_of
 from recurra.serving.parts import Parts
 from recurra.serving.responses import EventStream, event_of, while_connected
+from recurra.serving.routes_states import check_digest
 from recurra.serving.session_service import SessionService
 
 
 def add_session_routes(api: FastAPI, parts: Parts) -> None:
-    def sessions() -> SessionService:
-        if parts.sessions is not None:
-            return parts.sessions
-        served = parts.service.served
-        raise RequestError(
-            f"'{served.name}' has no sessions here: it reads each sequence as a whole (bidirectional or attention), or the "
-            f"service has no store to keep them in. Use POST /v1/predict/{served.name}.",
-            status=404,
-            code="no_sessions",
-        )
+    sessions = parts.sessions_or_404
 
     @api.post(
         "/v1/sessions",
@@ -42,6 +33,7 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
         """Start a session: empty, after a first input, or from a snapshot (the bytes that `GET …/state` gave)."""
         body: bytes = request.scope[BODY]
         if request.headers.get("content-type", "").startswith(SAFETENSORS):
+            check_digest(request, body)
             return _json(await sessions().create_from(body), 201)
         message = parse(SessionCreate, body) if body else SessionCreate()
         return _json(await while_connected(request, sessions().create(message)), 201)
@@ -65,21 +57,6 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
         """As step, with the generated text as server-sent events; the last one is the whole answer."""
         body: bytes = request.scope[BODY]
         return await EventStream.open(request, _events(sessions(), id, parse(SessionStep, body), body))
-
-    @api.get("/v1/sessions/{id}/state", tags=["sessions"])
-    async def export(id: str) -> Response:
-        """The session as a safetensors file."""
-        return Response(await sessions().export(id), media_type=SAFETENSORS)
-
-    @api.put(
-        "/v1/sessions/{id}/state",
-        tags=["sessions"],
-        response_model=SessionAnswer,
-        openapi_extra=body_of(None, snapshot=True),
-    )
-    async def replace(id: str, request: Request) -> Response:
-        """Set the session to a snapshot of the same bundle."""
-        return _json(await sessions().replace(id, request.scope[BODY]))
 
     @api.post("/v1/sessions/{id}/fork", status_code=201, tags=["sessions"], response_model=SessionAnswer)
     async def fork(id: str) -> Response:

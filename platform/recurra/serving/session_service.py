@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator
@@ -10,16 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recurra.data.vocabulary import TextStream
 from recurra.errors import RequestError
 from recurra.serving.completions import FLUSH_S, sampling_of
+from recurra.serving.memory import NTM, MemoryView, view
 from recurra.serving.messages import Generated, GenerateOptions, SessionAnswer, SessionCreate, SessionStep
 from recurra.serving.sampling import find_stop
 from recurra.serving.service import Service
 from recurra.serving.sessions import Held, Sessions, empty_snapshot, retried
 from recurra.serving.snapshot import MAX_ANSWER_BYTES, LastRequest, Snapshot, from_bytes, to_bytes
 from recurra.serving.tickets import run, stream
+from recurra.serving.trail import Trail
 from recurra.serving.work import Result, Sequence, Token
 from recurra.tasks.base import Encoded
 
@@ -54,12 +58,15 @@ class SessionService:
             )
         self._service = service
         self._sessions = sessions
+        self._looking = asyncio.Semaphore(1)
+        keeps = service.served.model.config.cell == NTM
+        self._trace_steps = sessions.config.trace_steps if keeps else 0
 
     async def create(self, request: SessionCreate) -> SessionAnswer:
         """A session that is empty or starts with an input."""
         if request.model is not None:
             self._service.check_model(request.model)
-        snapshot = self._empty()
+        snapshot = replace(self._empty(), ttl_s=request.ttl_s)
         if request.input is None and request.generate is None:
             return self._answer(await self._sessions.create(snapshot))
         plan = self._plan(
@@ -146,6 +153,25 @@ class SessionService:
         async with self._sessions.hold(id) as held:
             imported = self._imported(data, held.snapshot)
             return self._answer(await retried(lambda: held.commit(self._following(held.snapshot, imported))))
+
+    async def memory(self, id: str, steps: int) -> MemoryView:
+        """What the session's memory holds, and what its heads did at the last steps.
+
+        Raises:
+            RequestError: 404 when the model has no memory.
+        """
+        model = self._service.served.model
+        if model.config.cell != NTM:
+            raise RequestError(
+                f"'{self._service.served.name}' is a {model.config.cell}, which has no memory to look into. "
+                "Train with model.cell: ntm, or get the whole state from GET .../state.",
+                status=404,
+                code="no_memory",
+            )
+        async with self._sessions.hold(id) as held:
+            snapshot = await held.refresh()
+        async with self._looking:
+            return await asyncio.to_thread(view, model, self._service.engine.layout, snapshot, steps)
 
     async def fork(self, id: str) -> SessionAnswer:
         """A second session with the same past. It costs one copy of the state, however long the past is."""
@@ -273,6 +299,11 @@ class SessionService:
         """The session after a request."""
         assert result.state is not None
         commits = plan.generate is None or plan.generate.commit
+        trail = None
+        if self._trace_steps:
+            consumed = _consumed(plan, result)
+            before = snapshot.trail or Trail.beginning(snapshot.state, consumed)
+            trail = before.after(consumed, result.state, self._trace_steps)
         step = snapshot.step + (len(plan.encoded.inputs) if plan.encoded else 0)
         return replace(
             snapshot,
@@ -280,6 +311,7 @@ class SessionService:
             pending=tuple(result.pending) if commits else (),
             context=plan.encoded.context if plan.encoded else snapshot.context,
             state=result.state,
+            trail=trail,
         )
 
     def _outcome(self, plan: _Plan, result: Result) -> SessionAnswer:
@@ -332,7 +364,13 @@ class SessionService:
                 code="invalid_snapshot",
             )
         return replace(
-            onto, step=given.step, pending=given.pending, context=given.context, state=given.state, last=None
+            onto,
+            step=given.step,
+            pending=given.pending,
+            context=given.context,
+            state=given.state,
+            last=None,
+            trail=None,
         )
 
     def _facts(self, snapshot: Snapshot) -> dict[str, Any]:
@@ -341,11 +379,19 @@ class SessionService:
             "model": snapshot.model,
             "digest": snapshot.digest,
             "step": snapshot.step,
-            "expires_at": snapshot.used_s + self._sessions.config.ttl_s,
+            "expires_at": self._sessions.expires_s(snapshot),
         }
 
     def _answer(self, snapshot: Snapshot) -> SessionAnswer:
         return SessionAnswer(**self._facts(snapshot))
+
+
+def _consumed(plan: _Plan, result: Result) -> NDArray[Any]:
+    """Everything between the state before a request and the one after it."""
+    inputs: NDArray[Any] = plan.sequence.inputs
+    if plan.generate is None or not plan.generate.commit:
+        return inputs
+    return np.concatenate([inputs, np.array(result.tokens[: len(result.tokens) - len(result.pending)], np.int64)])
 
 
 def _is_last(last: LastRequest | None, step: int, fingerprint: str) -> bool:

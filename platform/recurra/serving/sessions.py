@@ -125,6 +125,10 @@ class Sessions:
             self._entries.pop(first.id, None)
             raise
 
+    def expires_s(self, snapshot: Snapshot) -> float:
+        """When the session ends if nobody uses it, in seconds since 1970."""
+        return snapshot.used_s + min(self.config.ttl_s, snapshot.ttl_s or self.config.ttl_s)
+
     @asynccontextmanager
     async def hold(self, id: str, fresh: Snapshot | None = None) -> AsyncIterator[Held]:
         """The session, for one request at a time; others of this replica wait.
@@ -236,7 +240,7 @@ class Sessions:
     async def _check(self, entry: _Entry) -> None:
         snapshot = entry.snapshot
         assert snapshot is not None
-        if snapshot.gone is None and self.wall() - snapshot.used_s > self.config.ttl_s:
+        if snapshot.gone is None and self.wall() > self.expires_s(snapshot):
             tombstone = snapshot.tombstone("expired", self.wall())
             self._count("expired")
             snapshot = await self._commit(entry, tombstone)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from safetensors.torch import load, save
 
 from recurra.errors import RequestError
 from recurra.serving.slots import StateLayout
+from recurra.serving.trail import Trail
 from recurra.vocabulary import FORMAT_VERSION
 
 METADATA_KEY = "recurra"
+TRAIL = "trail"
 MAX_ANSWER_BYTES = 256 << 10
 """A longer answer is not kept; a repeat of its request then gets 409 instead of it."""
 
@@ -34,6 +37,8 @@ class LastRequest:
 @dataclass(frozen=True)
 class Snapshot:
     """A session is the newest of its snapshots; each is written once and never changed."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
     id: str
     model: str
@@ -56,17 +61,30 @@ class Snapshot:
     last: LastRequest | None = None
     gone: Literal["expired", "deleted"] | None = None
     """Why the session is no more; its state is then empty."""
+    ttl_s: float | None = None
+    """Seconds without a request after which it expires; None = as the service has it."""
+    trail: Trail | None = None
+    """Where its last steps can be computed again from; None where nobody asks."""
 
     @property
     def size_bytes(self) -> int:
         """Roughly what it takes in memory."""
         answer = len(self.last.answer or "") if self.last else 0
-        return len(self.state) + answer + len(str(self.context)) + 1024
+        trail = self.trail.size_bytes if self.trail else 0
+        return len(self.state) + answer + trail + len(str(self.context)) + 1024
 
     def tombstone(self, reason: Literal["expired", "deleted"], now_s: float) -> Snapshot:
         """The version that ends the session."""
         return replace(
-            self, version=self.version + 1, used_s=now_s, gone=reason, state=b"", pending=(), context=None, last=None
+            self,
+            version=self.version + 1,
+            used_s=now_s,
+            gone=reason,
+            state=b"",
+            pending=(),
+            context=None,
+            last=None,
+            trail=None,
         )
 
 
@@ -79,10 +97,13 @@ def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -
     Args:
         export: For a client: without the last request and its answer.
     """
-    facts = asdict(replace(snapshot, state=b"", last=None if export else snapshot.last))
-    del facts["state"]
+    facts = asdict(replace(snapshot, state=b"", last=None if export else snapshot.last, trail=None))
+    del facts["state"], facts["trail"]
     facts |= {"format": FORMAT_VERSION, "state_spec": layout.spec.digest}
     tensors = {name: value.contiguous() for name, value in _tensors(snapshot.state, layout).items()}
+    if snapshot.trail is not None and not export:
+        facts["mark"] = snapshot.trail.mark
+        tensors |= _trail_tensors(snapshot.trail)
     data: bytes = save(tensors, {METADATA_KEY: json.dumps(facts)})
     return data
 
@@ -100,6 +121,7 @@ def from_bytes(data: bytes, layout: StateLayout) -> Snapshot:
         if facts.pop("format") != FORMAT_VERSION:
             raise ValueError("written in another format")
         spec = facts.pop("state_spec")
+        mark = facts.pop("mark", None)
         snapshot = _SNAPSHOT.validate_python({**facts, "state": b""})
     except Exception as exc:  # whatever a stranger's bytes make safetensors, json or our own fields raise
         raise RequestError(
@@ -114,7 +136,19 @@ def from_bytes(data: bytes, layout: StateLayout) -> Snapshot:
             status=412,
             code="state_mismatch",
         )
-    return replace(snapshot, state=_row(tensors, layout))
+    trail = None if mark is None else _trail(tensors, mark)
+    return replace(snapshot, state=_row(tensors, layout), trail=trail)
+
+
+def _trail_tensors(trail: Trail) -> dict[str, torch.Tensor]:
+    rows = {"older": trail.older, "newer": trail.newer}
+    found = {f"{TRAIL}.{name}": torch.frombuffer(bytearray(row), dtype=torch.uint8) for name, row in rows.items()}
+    return found | {f"{TRAIL}.inputs": torch.from_numpy(np.ascontiguousarray(trail.inputs))}
+
+
+def _trail(tensors: dict[str, torch.Tensor], mark: int) -> Trail:
+    older, newer = (tensors[f"{TRAIL}.{name}"].numpy().tobytes() for name in ("older", "newer"))
+    return Trail(older, newer, mark, tensors[f"{TRAIL}.inputs"].numpy())
 
 
 def _tensors(row: bytes, layout: StateLayout) -> dict[str, torch.Tensor]:

@@ -204,6 +204,29 @@ def test_a_snapshot_that_does_not_fit_is_refused(pair, serve, store):
     assert same(step(pair[1], id, input={"text": "d"})["output"], whole(pair[0], "abcd"))
 
 
+def test_a_state_that_was_altered_on_the_way_is_refused(pair):
+    """Its SHA-256 comes with it; who sends the header back has it checked."""
+    id = new(pair[0], input={"prompt": "abc"})["id"]
+    response = pair[0].client.get(f"/v1/sessions/{id}/state")
+    header = {"repr-digest": response.headers["repr-digest"]}
+    altered = response.content[:-1] + bytes([response.content[-1] ^ 1])
+    refused = pair[0].client.put(f"/v1/sessions/{id}/state", content=altered, headers=header)
+
+    assert (refused.status_code, error_of(refused)["code"]) == (400, "digest_wrong")
+    assert pair[1].client.put(f"/v1/sessions/{id}/state", content=response.content, headers=header).status_code == 200
+
+
+def test_a_client_may_ask_for_a_shorter_life(serve, store):
+    """Never for a longer one than the service gives."""
+    server = serve(language_service(store.child("life"), sessions={"ttl_s": 60.0}))
+    short, long = new(server, ttl_s=0.2), new(server, ttl_s=1e6)
+    assert short["expires_at"] - time.time() < 0.2
+    assert long["expires_at"] - time.time() < 61
+    time.sleep(0.3)
+    response = server.post(f"/v1/sessions/{short['id']}/step", input={"text": "a"})
+    assert (response.status_code, error_of(response)["code"]) == (410, "session_expired")
+
+
 def test_a_stream_ends_with_the_answer_that_acknowledges_it(pair):
     """Text on the way, then the session's new step: whoever has that event has lost nothing."""
     id = new(pair[0])["id"]
