@@ -23,6 +23,7 @@ from recurra.orchestration.local_cluster import LocalCluster
 from recurra.orchestration.ports import REPLICA_PORTS
 from recurra.registry.bundle import BundleParts
 from recurra.registry.registry import Registry
+from recurra.serving.client import Client
 from recurra.serving.config import AutoscalingConfig, ServeConfig
 from recurra.serving.run import ServeRun
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
@@ -89,6 +90,17 @@ def wait_for(condition, timeout_s: float) -> None:
     while not condition():
         assert time.monotonic() < until, "It did not happen in time."
         time.sleep(0.2)
+
+
+def stream_until(service: Service, over) -> set[str]:
+    """What sessions say in streams, one after the other, until it is over."""
+    texts = set()
+    with Client(service.url) as client:
+        while not over():
+            session = client.session()
+            texts.add("".join(session.stream({"prompt": "def "}, max_tokens=1000, temperature=0)))
+            session.delete()
+    return texts
 
 
 def counted(client: httpx.Client) -> int:
@@ -191,9 +203,9 @@ def test_a_client_that_leaves_frees_the_slots(service):
 
 
 def test_replicas_come_under_load_and_go_after_it(service):
-    """1 -> 2 -> 1, and no request fails on the way."""
+    """1 -> 2 -> 1, and no request fails on the way; streams of sessions go on where the leaving replica ends them."""
     scaling = AutoscalingConfig(target_load=0.25, upscale_delay_s=1, downscale_delay_s=5, look_back_s=3)
-    service.deploy(SERVE.model_copy(update={"replicas": (1, 2), "autoscaling": scaling}))
+    service.deploy(SERVE.model_copy(update={"replicas": (1, 2), "autoscaling": scaling, "deterministic": True}))
     wait_for(lambda: service.replicas() == 1, 180)
     stop = threading.Event()
     statuses: list[int] = []
@@ -213,7 +225,11 @@ def test_replicas_come_under_load_and_go_after_it(service):
         stop.set()
         for thread in clients:
             thread.join()
-    wait_for(lambda: service.replicas() == 1, 180)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        reading = [pool.submit(stream_until, service, lambda: service.replicas() == 1) for _ in range(3)]
+        wait_for(lambda: service.replicas() == 1, 180)
+        texts = set().union(*(future.result() for future in reading))
 
     assert set(statuses) == {200}
+    assert len(texts) == 1
     assert service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "a"}]}).status_code == 200

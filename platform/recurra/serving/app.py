@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
@@ -44,9 +44,9 @@ from recurra.serving.routes_sessions import add_session_routes
 from recurra.serving.routes_sockets import add_socket_routes
 from recurra.serving.routes_states import add_state_routes
 from recurra.serving.service import Service
+from recurra.serving.session_keeping import fingerprint, sessions_of
 from recurra.serving.session_service import SessionService
-from recurra.serving.session_store import SessionStore
-from recurra.serving.sessions import Sessions
+from recurra.serving.vault_versions import Shard
 
 PREDICT = "/v1/predict/"
 
@@ -56,6 +56,7 @@ def build_asgi(
     api_key: str | None = None,
     fleet_metrics: Callable[[], Awaitable[str]] | None = None,
     around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    vault: Sequence[Shard] = (),
 ) -> App:
     """The application; its lifespan starts and stops the engine.
 
@@ -64,20 +65,16 @@ def build_asgi(
         api_key: Bearer key that requests must carry; None = open.
         fleet_metrics: Text of `GET /metrics`; None = this process alone.
         around: Entered before the engine starts, left after it has stopped.
+        vault: All shards of the vault that keeps the sessions; none = the store alone keeps them.
     """
 
     async def own_metrics() -> str:
         return service.metrics.exposition()
 
-    sessions: Sessions | None = None
-    store = service.sessions_store
-    if store is not None and service.served.model.steppable:
-        config = service.config.sessions
-        versions = SessionStore(store, service.engine.layout, keep_s=6 * config.trust_s)
-        sessions = Sessions(versions, service.served.digest, config, service.metrics)
+    sessions = sessions_of(service, vault)
     parts = Parts(
         service,
-        SessionService(service, sessions) if sessions is not None else None,
+        SessionService(service, sessions, fingerprint(api_key)) if sessions is not None else None,
         fleet_metrics or own_metrics,
         (api_key or "").encode(),
     )
@@ -94,7 +91,7 @@ def build_asgi(
                 if tending is not None:
                     tending.cancel()
                 if sessions is not None:
-                    sessions.close()
+                    await sessions.close()
                 service.stop()
 
     api = FastAPI(

@@ -9,8 +9,31 @@ from pydantic import Field, model_validator
 from recurra.config.section import Section
 
 
+class VaultConfig(Section):
+    """Where sessions live between requests: processes that outlive every replica."""
+
+    shards: int = Field(default=2, ge=1, le=256)
+    """Processes that share the sessions, spread over the nodes; each keeps copies of another's, so 2 is the least at which
+    a state need not be in the store before it is acknowledged. Choose an even number, so that on two nodes no two
+    neighbours share one. Fixed once sessions are stored."""
+    flush_s: float = Field(default=5.0, gt=0)
+    """Within so many seconds an acknowledged state is in the object store, too: what the loss of two shards at once, or
+    of the whole cluster, can cost."""
+    memory_bytes: int = Field(default=256 << 20, ge=1 << 16)
+    """Of states in each shard's memory; the others are read from the store."""
+    journal_steps: int = Field(default=64, ge=0)
+    """Steps that may have to be replayed from the last whole state (K); 0 = every version is kept whole."""
+    idle_s: float = Field(default=300.0, gt=0)
+    """A shard that nobody has asked for so long writes everything to the store and ends."""
+
+
 class SessionConfig(Section):
     """Recurrent sessions of one replica."""
+
+    vault: VaultConfig | None = VaultConfig()
+    """null = no vault: every version is in the object store before it is acknowledged."""
+    bytes_per_key: int | None = Field(default=None, ge=1 << 10)
+    """Bytes of live sessions that one bearer key may have, counted by the vault; null = no limit."""
 
     ttl_s: float = Field(default=3600.0, gt=0)
     """Seconds without a request after which a session expires; a client may ask for less."""

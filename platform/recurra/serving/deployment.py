@@ -1,4 +1,4 @@
-"""The service on Ray Serve: the only file here that imports Ray. It wires, and decides nothing."""
+"""The service on Ray Serve: it wires, and decides nothing. Of this room, vault_actors.py alone imports Ray, too."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ from recurra.serving.direct import adopt
 from recurra.serving.edge import App
 from recurra.serving.run import ServeRun
 from recurra.serving.service import ServedModel, Service
+from recurra.serving.vault_actors import VaultSettings, vault_shards
+from recurra.serving.vault_log import agreed_shards
+from recurra.serving.vault_shard import ShardOptions
+from recurra.storage.store import Store
 from recurra.storage.url import open_store
 from recurra.telemetry.fleet import FleetReporter, fleet_exposition_async
 from recurra.telemetry.metrics import Metrics
@@ -62,13 +66,14 @@ class Replica:
         )
         store = open_store(_sessions_url(run)).child(name)
         self._service = Service(served, run.serve, metrics, store)
+        self._vault = vault_shards(_vault_settings(run, store)) if run.serve.sessions.vault is not None else []
         self._route_prefix = run.serve.route_prefix
         self._reporter = FleetReporter(metrics, f"serve-{run.name}")
         metrics.gauge("recurra_model_load_seconds").set(time.perf_counter() - begin)
 
     def __serve_build_asgi_app__(self) -> App:
-        app = build_asgi(self._service, api_key(), fleet_exposition_async, self._reporting)
-        adopt(app, self._route_prefix)
+        app = build_asgi(self._service, api_key(), fleet_exposition_async, self._reporting, self._vault)
+        adopt(app, self._route_prefix, self._service.leave)
         return app
 
     async def check_health(self) -> None:
@@ -115,6 +120,18 @@ def _options(run: ServeRun) -> dict[str, Any]:
         ),
     )
     return options
+
+
+def _vault_settings(run: ServeRun, store: Store) -> VaultSettings:
+    """The vault of an application's model: with another model it is another vault."""
+    config, vault = run.serve.sessions, run.serve.sessions.vault
+    assert vault is not None
+    inner = store.child("vault")
+    count = agreed_shards(inner, vault.shards)
+    budget = None if config.bytes_per_key is None else -(-config.bytes_per_key // count)
+    options = ShardOptions(vault.flush_s, vault.memory_bytes, budget)
+    name = f"{run.name}-{run.model.partition('@')[0]}"
+    return VaultSettings(name, inner.url, count, options, vault.idle_s)
 
 
 def _sessions_url(run: ServeRun) -> str:

@@ -10,12 +10,16 @@ Ray calls `middlewares` in every process that serves HTTP, because `RAY_SERVE_HT
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.middleware import Middleware
 
-from recurra.serving.edge import App, Receive, Scope, Send
+from recurra.serving.edge import App, Message, Receive, Scope, Send
 
 RAYS_OWN = "/-/"
 """Paths that Ray Serve answers: its health check and its routes."""
+HEALTH = "/-/healthz"
+"""HAProxy asks for it all the time; Ray answers 503 from the moment at which the replica is to leave."""
 
 
 class _Adopted:
@@ -23,12 +27,18 @@ class _Adopted:
 
     app: App | None = None
     prefix = ""
+    leaving: Callable[[bool], None] | None = None
 
 
-def adopt(app: App, route_prefix: str) -> None:
-    """Answer requests below `route_prefix` with this application from now on."""
+def adopt(app: App, route_prefix: str, leaving: Callable[[bool], None] | None = None) -> None:
+    """Answer requests below `route_prefix` with this application from now on.
+
+    Args:
+        leaving: Told after each health check whether the replica is on its way out.
+    """
     _Adopted.app = app
     _Adopted.prefix = route_prefix.rstrip("/")
+    _Adopted.leaving = leaving
 
 
 def middlewares() -> list[Middleware]:
@@ -48,6 +58,17 @@ class ShortWay:
             return await self._app(scope, receive, send)
         root: str = scope.get("root_path", "")
         path = scope["path"][len(root) :]
+        if path == HEALTH and _Adopted.leaving is not None:
+            return await self._app(scope, receive, _watched(send, _Adopted.leaving))
         if path.startswith(RAYS_OWN) or not (path == prefix or path.startswith(f"{prefix}/")):
             return await self._app(scope, receive, send)
         await app({**scope, "root_path": root + prefix}, receive, send)
+
+
+def _watched(send: Send, leaving: Callable[[bool], None]) -> Send:
+    async def watching(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            leaving(message["status"] == 503)
+        await send(message)
+
+    return watching

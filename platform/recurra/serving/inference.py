@@ -83,13 +83,12 @@ class Inference:
             found["sequence_batching"] = {"max_sequence_idle_microseconds": int(config.sessions.ttl_s * 1e6)}
         return found
 
-    async def infer(self, request: InferRequest, binary: bytes, body: bytes) -> Inferred:
+    async def infer(self, request: InferRequest, binary: bytes) -> Inferred:
         """The answer to one request.
 
         Args:
             request: The JSON.
             binary: What stands after it.
-            body: All of it, which tells a repeat from another request.
 
         Raises:
             RequestError: A tensor is wrong, the engine refused, or the sequence is unknown.
@@ -101,10 +100,10 @@ class Inference:
             prediction = PredictRequest(instances=instances, options=request.parameters.options)
             answers: list[tuple[Any, Any]] = list(await self._service.infer(prediction, "inputs"))
         else:
-            answers = [await self._step(request, instances, body)]
+            answers = [await self._step(request, instances)]
         return self._answer(request, answers)
 
-    async def _step(self, request: InferRequest, instances: list[Any], body: bytes) -> tuple[list[float], Any]:
+    async def _step(self, request: InferRequest, instances: list[Any]) -> tuple[list[float], Any]:
         if self._sessions is None:
             raise RequestError(
                 f"'{self._service.served.name}' has no sessions, so it takes no 'sequence_id'. Send whole sequences.",
@@ -121,7 +120,7 @@ class Inference:
         given = request.parameters
         step = SessionStep(step=given.step, input=instances[0], options=given.options, raw=True)
         answer = await self._sessions.sequence(
-            self.session_id(given.sequence_id), step, body, start=given.sequence_start, end=given.sequence_end
+            self.session_id(given.sequence_id), step, start=given.sequence_start, end=given.sequence_end
         )
         return answer["raw"], answer["output"]
 

@@ -60,6 +60,9 @@ class GenerateOptions(Request):
     logprobs: int | None = Field(default=None, ge=0, le=20)
     commit: bool = True
     """Whether what is generated becomes part of the session; false = suggestions that leave it where it was."""
+    resume: list[int] = []
+    """Tokens that a stream of this same request gave before it broke off: it goes on after them, and they stay as they
+    are. Needs `commit`."""
 
 
 class CompletionRequest(LenientRequest):

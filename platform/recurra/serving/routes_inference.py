@@ -71,7 +71,7 @@ def add_inference_routes(api: FastAPI, parts: Parts) -> None:
         check(model, version)
         body: bytes = request.scope[BODY]
         head, tail = _cut(body, request.headers.get(HEADER_LENGTH))
-        done = await while_connected(request, inference.infer(parse(InferRequest, head), tail, body))
+        done = await while_connected(request, inference.infer(parse(InferRequest, head), tail))
         if done.json_length is None:
             return Response(done.body, media_type="application/json")
         headers = {HEADER_LENGTH: str(done.json_length)}

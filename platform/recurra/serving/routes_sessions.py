@@ -49,14 +49,14 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
     async def step(id: str, request: Request) -> Response:
         """Send the session inputs for one or many time steps. The answer comes when the new state is in the store."""
         body: bytes = request.scope[BODY]
-        done = await while_connected(request, sessions().step(id, parse(SessionStep, body), body))
+        done = await while_connected(request, sessions().step(id, parse(SessionStep, body)))
         return Response(done, media_type="application/json")
 
     @api.post("/v1/sessions/{id}/stream", tags=["sessions"], openapi_extra=body_of(SessionStep))
     async def stream(id: str, request: Request) -> Response:
         """As step, with the generated text as server-sent events; the last one is the whole answer."""
         body: bytes = request.scope[BODY]
-        return await EventStream.open(request, _events(sessions(), id, parse(SessionStep, body), body))
+        return await EventStream.open(request, _events(sessions(), id, parse(SessionStep, body)))
 
     @api.post("/v1/sessions/{id}/fork", status_code=201, tags=["sessions"], response_model=SessionAnswer)
     async def fork(id: str) -> Response:
@@ -70,8 +70,8 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
         return Response(status_code=204)
 
 
-async def _events(sessions: SessionService, id: str, message: SessionStep, body: bytes) -> AsyncGenerator[bytes, None]:
-    async with aclosing(sessions.stream(id, message, body)) as source:
+async def _events(sessions: SessionService, id: str, message: SessionStep) -> AsyncGenerator[bytes, None]:
+    async with aclosing(sessions.stream(id, message)) as source:
         async for event in source:
             yield event_of(json.dumps(event, ensure_ascii=False))
 

@@ -94,8 +94,8 @@ class _Conversation:
             )
         request = parse(SessionStep, body)
         if request.generate is None:
-            return await self._send(await self._sessions.step(self._id, request, body))
-        events: AsyncGenerator[dict[str, Any], None] = self._sessions.stream(self._id, request, body)
+            return await self._send(await self._sessions.step(self._id, request))
+        events: AsyncGenerator[dict[str, Any], None] = self._sessions.stream(self._id, request)
         async with aclosing(events) as source:
             async for event in source:
                 await self._send(json.dumps(event, ensure_ascii=False).encode())

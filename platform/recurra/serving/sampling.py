@@ -34,6 +34,8 @@ class Sampling:
     """Tokens that end the sequence."""
     logprobs: int | None = None
     """None, or how many likeliest tokens to report beside each chosen one (0 = the chosen one alone)."""
+    position: int = 0
+    """Tokens that were generated before, where this goes on with an interrupted sequence."""
 
 
 class SamplingTable:
@@ -52,7 +54,7 @@ class SamplingTable:
         self.top_p[slot] = sampling.top_p
         self.top_k[slot] = sampling.top_k
         self.seed[slot] = U64(sampling.seed & 0xFFFFFFFFFFFFFFFF)
-        self.position[slot] = 0
+        self.position[slot] = sampling.position
 
     def choose(self, logits_BK: Tensor, slots: NDArray[np.int64]) -> Tensor:
         """Tokens [B] int64 of some slots, on the CPU; their positions move on by one."""

@@ -66,6 +66,8 @@ class Service:
         self.sessions_store = sessions_store
         self.task = served.task
         self.text_task = served.task if isinstance(served.task, LanguageModelTask) else None
+        self.leaving = False
+        """Whether the replica is on its way out: streams that can go on elsewhere end at their next token."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self.engine = Engine(
             served.model,
@@ -94,8 +96,13 @@ class Service:
         """End the engine; what is still in it fails with 503."""
         self.engine.stop()
 
+    def leave(self, leaving: bool = True) -> None:
+        """Take note that the replica is to leave; requests are still served until it is drained."""
+        self.leaving = leaving
+
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new, and wait for what is here. Returns whether all of it ended in time."""
+        self.leave()
         self.engine.drain()
         until = time.monotonic() + timeout_s
         while not self.engine.idle and time.monotonic() < until:

@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from recurra.data.vocabulary import TextStream
 from recurra.errors import RequestError
-from recurra.serving.completions import FLUSH_S, sampling_of
+from recurra.serving.completions import FLUSH_S
 from recurra.serving.memory import NTM, MemoryView, view
-from recurra.serving.messages import Generated, GenerateOptions, SessionAnswer, SessionCreate, SessionStep
-from recurra.serving.sampling import find_stop
+from recurra.serving.messages import SessionAnswer, SessionCreate, SessionStep
 from recurra.serving.service import Service
+from recurra.serving.session_keeping import trace_steps
+from recurra.serving.session_plan import Plan, Planner, fingerprint_of
 from recurra.serving.sessions import Held, Sessions, empty_snapshot, retried
 from recurra.serving.snapshot import MAX_ANSWER_BYTES, LastRequest, Snapshot, from_bytes, to_bytes
 from recurra.serving.tickets import run, stream
 from recurra.serving.trail import Trail
-from recurra.serving.work import Result, Sequence, Token
-from recurra.tasks.base import Encoded
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A request of a session, ready for the engine."""
-
-    sequence: Sequence
-    encoded: Encoded | None
-    options: dict[str, Any]
-    generate: GenerateOptions | None
-    skipped: int
-    """Outputs at the start that belong to tokens of an earlier request."""
-    raw: bool
+from recurra.serving.work import Result, Token
 
 
 class SessionService:
@@ -48,7 +31,7 @@ class SessionService:
         RequestError: 404 when the model cannot step.
     """
 
-    def __init__(self, service: Service, sessions: Sessions) -> None:
+    def __init__(self, service: Service, sessions: Sessions, owner: str = "") -> None:
         if not service.served.model.steppable:
             raise RequestError(
                 f"'{service.served.name}' reads each sequence as a whole (bidirectional or attention), so it has no "
@@ -58,9 +41,10 @@ class SessionService:
             )
         self._service = service
         self._sessions = sessions
+        self._planner = Planner(service)
+        self._owner = owner
         self._looking = asyncio.Semaphore(1)
-        keeps = service.served.model.config.cell == NTM
-        self._trace_steps = sessions.config.trace_steps if keeps else 0
+        self._trace_steps = trace_steps(service)
 
     async def create(self, request: SessionCreate) -> SessionAnswer:
         """A session that is empty or starts with an input."""
@@ -69,11 +53,11 @@ class SessionService:
         snapshot = replace(self._empty(), ttl_s=request.ttl_s)
         if request.input is None and request.generate is None:
             return self._answer(await self._sessions.create(snapshot))
-        plan = self._plan(
+        plan = self._planner.plan(
             snapshot, SessionStep(input=request.input, options=request.options, generate=request.generate)
         )
         (result,) = await run(self._service.engine, [plan.sequence])
-        answer = self._outcome(plan, result)
+        answer = self._planner.outcome(plan, result)
         created = await self._sessions.create(self._advanced(snapshot, plan, result))
         return answer.model_copy(update=self._facts(created))
 
@@ -82,19 +66,15 @@ class SessionService:
         return self._answer(await self._sessions.create(self._imported(data, self._empty())))
 
     async def look(self, id: str) -> SessionAnswer:
-        async with self._sessions.hold(id) as held:
+        async with self._sessions.hold(id, take=False) as held:
             return self._answer(await held.refresh())
 
-    async def step(self, id: str, request: SessionStep, body: bytes) -> bytes:
-        """The answer as JSON; to a repeat of the session's last request, that one's answer.
-
-        Args:
-            body: As it came: what tells a repeat from another request for the same step.
-        """
+    async def step(self, id: str, request: SessionStep) -> bytes:
+        """The answer as JSON; to a repeat of the session's last request, that one's answer."""
         async with self._sessions.hold(id) as held:
-            return await retried(lambda: self._step(held, request, hashlib.sha256(body).hexdigest()))
+            return await retried(lambda: self._step(held, request))
 
-    async def stream(self, id: str, request: SessionStep, body: bytes) -> AsyncGenerator[dict[str, Any], None]:
+    async def stream(self, id: str, request: SessionStep) -> AsyncGenerator[dict[str, Any], None]:
         """Text as it is generated, then the whole answer, which says that the session has moved on."""
         if request.generate is None:
             raise RequestError(
@@ -103,16 +83,20 @@ class SessionService:
                 param="generate",
             )
         async with self._sessions.hold(id) as held:
-            fingerprint = hashlib.sha256(body).hexdigest()
+            fingerprint = fingerprint_of(request)
             if (stored := await self._repeated(held, request, fingerprint)) is not None:
                 yield json.loads(stored)
                 return
-            plan = self._plan(held.snapshot, request)
+            plan = self._planner.plan(held.snapshot, request)
             plan.sequence.stream = True
+            stays = self._service.leaving  # who comes after the notice is served here all the same
             assert self._service.text_task is not None
             text: TextStream = self._service.text_task.text_stream()
             async with aclosing(stream(self._service.engine, [plan.sequence], FLUSH_S)) as source:
+                text.feed(request.generate.resume)
                 async for events in source:
+                    if self._service.leaving and not stays:
+                        raise _leaving()
                     tokens = [event.token for _, event in events if isinstance(event, Token)]
                     if tokens:
                         yield {"id": id, "text": text.feed(tokens), "tokens": tokens}
@@ -123,20 +107,19 @@ class SessionService:
                             answer = await self._commit(held, plan, event, fingerprint)
                             yield json.loads(answer)
 
-    async def sequence(self, id: str, request: SessionStep, body: bytes, *, start: bool, end: bool) -> dict[str, Any]:
+    async def sequence(self, id: str, request: SessionStep, *, start: bool, end: bool) -> dict[str, Any]:
         """A step of a session whose id the client's own name for it gives; see `step`.
 
         Args:
             start: Begin anew, whatever the session was before; without it there must be one.
             end: Delete it after this step.
         """
-        fingerprint = hashlib.sha256(body).hexdigest()
 
         async def once() -> bytes:
             if not start:
-                return await self.step(id, request, body)
+                return await self.step(id, request)
             async with self._sessions.hold(id, self._empty()) as held:
-                return await self._step(held, request.model_copy(update={"step": None}), fingerprint)
+                return await self._step(held, request.model_copy(update={"step": None}))
 
         answer: dict[str, Any] = json.loads(await retried(once))
         if end:
@@ -145,7 +128,7 @@ class SessionService:
 
     async def export(self, id: str) -> bytes:
         """The session as a safetensors file."""
-        async with self._sessions.hold(id) as held:
+        async with self._sessions.hold(id, take=False) as held:
             return to_bytes(await held.refresh(), self._service.engine.layout, export=True)
 
     async def replace(self, id: str, data: bytes) -> SessionAnswer:
@@ -168,14 +151,14 @@ class SessionService:
                 status=404,
                 code="no_memory",
             )
-        async with self._sessions.hold(id) as held:
+        async with self._sessions.hold(id, take=False) as held:
             snapshot = await held.refresh()
         async with self._looking:
             return await asyncio.to_thread(view, model, self._service.engine.layout, snapshot, steps)
 
     async def fork(self, id: str) -> SessionAnswer:
         """A second session with the same past. It costs one copy of the state, however long the past is."""
-        async with self._sessions.hold(id) as held:
+        async with self._sessions.hold(id, take=False) as held:
             now_s = self._sessions.wall()
             return self._answer(
                 await self._sessions.create(replace(await held.refresh(), created_s=now_s, used_s=now_s))
@@ -184,10 +167,11 @@ class SessionService:
     async def delete(self, id: str) -> None:
         await self._sessions.delete(id)
 
-    async def _step(self, held: Held, request: SessionStep, fingerprint: str) -> bytes:
+    async def _step(self, held: Held, request: SessionStep) -> bytes:
+        fingerprint = fingerprint_of(request)
         if (stored := await self._repeated(held, request, fingerprint)) is not None:
             return stored
-        plan = self._plan(held.snapshot, request)
+        plan = self._planner.plan(held.snapshot, request)
         (result,) = await run(self._service.engine, [plan.sequence])
         return await self._commit(held, plan, result, fingerprint)
 
@@ -223,85 +207,25 @@ class SessionService:
             )
         return None
 
-    def _plan(self, snapshot: Snapshot, request: SessionStep) -> _Plan:
-        service = self._service
-        generate = request.generate
-        if generate is not None:
-            self._check_generate(generate)
-        encoded = None
-        if request.input is not None:
-            encoded = service.encode(request.input, "input", snapshot.context)
-        if encoded is None and not (generate and snapshot.pending):
-            raise RequestError(
-                "There is nothing to read: send 'input'. It may be left out only to go on generating after a request "
-                "whose generated tokens became part of the session.",
-                code="invalid_request",
-                param="input",
-            )
-        pending = np.array(snapshot.pending, np.int64)
-        inputs = pending if encoded is None else encoded.inputs
-        if encoded is not None and len(pending):
-            inputs = np.concatenate([pending, encoded.inputs])
-        wants_output = encoded is not None and generate is None
-        sequence = service.sequence(
-            Encoded(inputs),
-            state=snapshot.state,
-            outputs=("all" if service.task.streams else "last") if wants_output else "none",
-            keep="inputs" if generate and not generate.commit else "end",
-            sampling=self._sampling(generate),
-        )
-        return _Plan(sequence, encoded, request.options, generate, len(pending), request.raw)
-
-    def _sampling(self, generate: GenerateOptions | None) -> Any:
-        if generate is None:
-            return None
-        assert self._service.text_task is not None
-        return sampling_of(
-            self._service.text_task,
-            seed=generate.seed,
-            stop=list(generate.stop),
-            max_tokens=generate.max_tokens,
-            temperature=generate.temperature,
-            top_p=generate.top_p,
-            top_k=generate.top_k,
-            logprobs=generate.logprobs,
-        )
-
-    def _check_generate(self, generate: GenerateOptions) -> None:
-        service = self._service
-        if service.text_task is None:
-            raise RequestError(
-                f"'{service.served.name}' is a model for {service.task.kind}, which does not generate. Leave 'generate' out.",
-                code="not_a_language_model",
-                param="generate",
-            )
-        if generate.max_tokens > service.config.max_new_tokens:
-            raise RequestError(
-                f"'generate.max_tokens' is {generate.max_tokens}, and this service generates up to "
-                f"{service.config.max_new_tokens} (serve.max_new_tokens). Ask for less.",
-                code="too_many_tokens",
-                param="generate.max_tokens",
-            )
-
-    async def _commit(self, held: Held, plan: _Plan, result: Result, fingerprint: str) -> bytes:
+    async def _commit(self, held: Held, plan: Plan, result: Result, fingerprint: str) -> bytes:
         before = held.snapshot
         after = self._following(before, self._advanced(before, plan, result))
-        answer = self._outcome(plan, result).model_copy(update=self._facts(after)).model_dump_json()
+        answer = self._planner.outcome(plan, result).model_copy(update=self._facts(after)).model_dump_json()
         last = LastRequest(before.step, fingerprint, answer if len(answer) <= MAX_ANSWER_BYTES else None)
-        await held.commit(replace(after, last=last))
+        await held.commit(replace(after, last=last), plan.consumed(result))
         return answer.encode()
 
     def _following(self, before: Snapshot, after: Snapshot) -> Snapshot:
         """`after` as the version that comes next."""
         return replace(after, version=before.version + 1, used_s=self._sessions.wall(), last=None)
 
-    def _advanced(self, snapshot: Snapshot, plan: _Plan, result: Result) -> Snapshot:
+    def _advanced(self, snapshot: Snapshot, plan: Plan, result: Result) -> Snapshot:
         """The session after a request."""
         assert result.state is not None
         commits = plan.generate is None or plan.generate.commit
         trail = None
         if self._trace_steps:
-            consumed = _consumed(plan, result)
+            consumed = plan.consumed(result)
             before = snapshot.trail or Trail.beginning(snapshot.state, consumed)
             trail = before.after(consumed, result.state, self._trace_steps)
         step = snapshot.step + (len(plan.encoded.inputs) if plan.encoded else 0)
@@ -314,37 +238,14 @@ class SessionService:
             trail=trail,
         )
 
-    def _outcome(self, plan: _Plan, result: Result) -> SessionAnswer:
-        """The answer, without what the session itself says."""
-        output = raw = None
-        if result.outputs is not None:
-            assert plan.encoded is not None
-            if plan.raw:
-                raw = (result.outputs if result.outputs.ndim == 1 else result.outputs[-1]).tolist()
-            numbers = result.outputs[plan.skipped :] if result.outputs.ndim == 2 else result.outputs
-            output = self._service.decode(numbers, plan.encoded, plan.options, "input")
-        generated = self._generated(plan, result)
-        return SessionAnswer(
-            id="", model="", digest="", step=0, expires_at=0.0, output=output, generated=generated, raw=raw
-        )
-
-    def _generated(self, plan: _Plan, result: Result) -> Generated | None:
-        task = self._service.text_task
-        if plan.generate is None or task is None:
-            return None
-        text = task.text_of(result.tokens)
-        place = find_stop(text, tuple(plan.generate.stop))
-        return Generated(
-            text=text if place is None else text[:place],
-            tokens=result.tokens,
-            finish_reason="stop" if result.finish == "stop" else "length",
-            logprobs=[value for value, _ in result.logprobs] if result.logprobs else None,
-        )
-
     def _empty(self) -> Snapshot:
         service = self._service
         return empty_snapshot(
-            service.served.name, service.served.digest, service.engine.initial_state, self._sessions.wall()
+            service.served.name,
+            service.served.digest,
+            service.engine.initial_state,
+            self._sessions.wall(),
+            owner=self._owner,
         )
 
     def _imported(self, data: bytes, onto: Snapshot) -> Snapshot:
@@ -386,12 +287,14 @@ class SessionService:
         return SessionAnswer(**self._facts(snapshot))
 
 
-def _consumed(plan: _Plan, result: Result) -> NDArray[Any]:
-    """Everything between the state before a request and the one after it."""
-    inputs: NDArray[Any] = plan.sequence.inputs
-    if plan.generate is None or not plan.generate.commit:
-        return inputs
-    return np.concatenate([inputs, np.array(result.tokens[: len(result.tokens) - len(result.pending)], np.int64)])
+def _leaving() -> RequestError:
+    return RequestError(
+        "This replica is leaving. Send the request again with the tokens that have come as generate.resume: another "
+        "replica goes on after them.",
+        status=503,
+        code="migrate",
+        retry_after_s=1.0,
+    )
 
 
 def _is_last(last: LastRequest | None, step: int, fingerprint: str) -> bool:

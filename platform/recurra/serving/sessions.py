@@ -1,5 +1,5 @@
-"""Sessions of one replica: the newest version of each in memory, written through to the object store before the answer
-that acknowledges it. Any replica can take any session up from the store."""
+"""Sessions of one replica: the newest version of each in memory, and in `Versions` before the answer that acknowledges
+it. Any replica can take any session up from there."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from numpy.typing import NDArray
+
 from recurra.errors import ConflictError, NotFoundError, RequestError, StorageError
 from recurra.serving.config import SessionConfig
-from recurra.serving.session_store import SessionStore
 from recurra.serving.snapshot import Snapshot
+from recurra.serving.versions import Versions
 from recurra.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ T = TypeVar("T")
 
 ID_PATTERN = re.compile(r"s-[A-Za-z0-9_-]{32}")
 UNKNOWN = "session_not_found"
-POOL_THREADS = 16
 CONFLICT_RETRIES = 3
+LEASE_TRIES = 5
 TEND_S = 1.0
 
 
@@ -37,6 +38,8 @@ class _Entry:
     snapshot: Snapshot | None = None
     checked_s: float = float("-inf")
     """When the store last had no newer version, by the monotonic clock."""
+    taken: bool = False
+    """Whether this replica took it over when it last looked."""
     holders: int = 0
 
 
@@ -65,19 +68,19 @@ class Held:
         assert self._entry.snapshot is not None
         return self._entry.snapshot
 
-    async def commit(self, snapshot: Snapshot) -> Snapshot:
-        """Make this the newest version, in the store first.
+    async def commit(self, snapshot: Snapshot, consumed: NDArray[Any] | None = None) -> Snapshot:
+        """Make this the newest version; see `Versions.add`.
 
         Raises:
             OvertakenError: Another replica has changed the session meanwhile; `self.snapshot` is its version now.
             RequestError: 503 when the store fails, 410 when the session is gone.
         """
-        return await self._sessions._commit(self._entry, snapshot)
+        return await self._sessions._commit(self._entry, snapshot, consumed)
 
     async def refresh(self) -> Snapshot:
         """The newest version there is, whoever wrote it."""
         self._entry.checked_s = float("-inf")
-        await self._sessions._refresh(self.snapshot.id, self._entry)
+        await self._sessions._refresh(self.snapshot.id, self._entry, take=self._entry.taken)
         await self._sessions._check(self._entry)
         return self.snapshot
 
@@ -86,7 +89,7 @@ class Sessions:
     """Keeps the sessions that this replica last worked on, up to a number of bytes.
 
     Args:
-        store: Of this model's sessions.
+        versions: Of this model's sessions.
         digest: Of the bundle that is served; a session of another one is refused.
         config: Time limit and byte budget.
         metrics: With the label `model` bound.
@@ -96,7 +99,7 @@ class Sessions:
 
     def __init__(
         self,
-        store: SessionStore,
+        versions: Versions,
         digest: str,
         config: SessionConfig,
         metrics: Metrics,
@@ -105,19 +108,18 @@ class Sessions:
     ) -> None:
         self.config = config
         self.wall = wall
-        self._store = store
+        self.versions = versions
         self._digest = digest
         self._clock = clock
         self._metrics = metrics
         self._warm = metrics.gauge("recurra_sessions", tier="warm")
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._bytes = 0
-        self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="recurra-sessions")
 
     async def create(self, snapshot: Snapshot) -> Snapshot:
         """Write the first version of a session. Its id is made here, and cannot be guessed."""
         first = replace(snapshot, id=f"s-{secrets.token_urlsafe(24)}", version=1, last=None)
-        entry = _Entry()
+        entry = _Entry(taken=True)
         self._entries[first.id] = entry
         try:
             return await self._commit(entry, first)
@@ -130,11 +132,12 @@ class Sessions:
         return snapshot.used_s + min(self.config.ttl_s, snapshot.ttl_s or self.config.ttl_s)
 
     @asynccontextmanager
-    async def hold(self, id: str, fresh: Snapshot | None = None) -> AsyncIterator[Held]:
+    async def hold(self, id: str, fresh: Snapshot | None = None, *, take: bool = True) -> AsyncIterator[Held]:
         """The session, for one request at a time; others of this replica wait.
 
         Args:
             fresh: What the session begins anew from, whether there is one or not; None = it must be there.
+            take: Whether it will be changed, so that this replica must take it over; who only looks does not.
 
         Raises:
             RequestError: 404 unknown, 410 expired or deleted, 412 of another bundle, 503 when the store fails.
@@ -148,7 +151,7 @@ class Sessions:
                 if fresh is not None:
                     await self._restart(id, entry, fresh)
                 else:
-                    await self._refresh(id, entry)
+                    await self._refresh(id, entry, take=take)
                     await self._check(entry)
                 begun = entry.snapshot
                 try:
@@ -167,71 +170,77 @@ class Sessions:
             self._count("deleted")
 
     async def tend(self) -> None:
-        """Delete what has been replaced and what has expired, for as long as the replica lives."""
-        sweep_s = min(600.0, max(TEND_S, self.config.ttl_s / 4))
-        swept_s = self._clock()
+        """Have cleared away what has been replaced and what has expired, for as long as the replica lives."""
         while True:
             await asyncio.sleep(TEND_S)
             try:
-                await self._in_pool(self._store.prune)
-                if self._clock() - swept_s >= sweep_s:
-                    swept_s = self._clock()
-                    await self._in_pool(self._sweep)
+                for _ in range(await self.versions.tend(self.config.ttl_s, self.wall())):
+                    self._count("expired")
             except StorageError as exc:
                 log.warning("Old sessions were not cleared away: %s", exc)
 
-    def close(self) -> None:
-        """Everything acknowledged is in the store already."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+    async def close(self) -> None:
+        """Everything acknowledged is kept already."""
+        await self.versions.close()
 
-    async def _commit(self, entry: _Entry, snapshot: Snapshot) -> Snapshot:
+    async def _commit(self, entry: _Entry, snapshot: Snapshot, consumed: NDArray[Any] | None = None) -> Snapshot:
         entry.checked_s = float("-inf")  # until it is known to be written: the request may be cancelled on the way
-        try:
-            with self._metrics.histogram("recurra_session_store_seconds", operation="save").time():
-                await self._in_pool(lambda: self._store.add(snapshot))
-        except ConflictError as exc:
-            self._count("conflict")
-            await self._refresh(snapshot.id, entry)
-            await self._check(entry)
-            assert entry.snapshot is not None
-            raise OvertakenError(entry.snapshot.step) from exc
-        except StorageError as exc:
-            self._metrics.counter("recurra_session_store_failures_total", operation="save").inc()
-            raise _store_failed(exc) from exc
-        self._remember(entry, snapshot)
-        return snapshot
+        for _ in range(LEASE_TRIES):
+            try:
+                with self._metrics.histogram("recurra_session_store_seconds", operation="save").time():
+                    snapshot = await self.versions.add(snapshot, consumed)
+            except ConflictError:
+                self._count("conflict")
+                await self._refresh(snapshot.id, entry, take=True)
+                await self._check(entry)
+                assert entry.snapshot is not None
+                if entry.snapshot.version != snapshot.version - 1:
+                    break
+                # Another replica took the session over and left it as it was: take it back.
+                snapshot = replace(snapshot, epoch=entry.snapshot.epoch)
+                entry.checked_s = float("-inf")
+            except StorageError as exc:
+                self._metrics.counter("recurra_session_store_failures_total", operation="save").inc()
+                raise _store_failed(exc) from exc
+            else:
+                self._remember(entry, snapshot)
+                return snapshot
+        assert entry.snapshot is not None
+        raise OvertakenError(entry.snapshot.step)
 
-    async def _refresh(self, id: str, entry: _Entry) -> None:
-        """Look for a newer version where our copy is too old to be trusted."""
-        if entry.snapshot is not None and self._clock() - entry.checked_s < self.config.trust_s:
+    async def _refresh(self, id: str, entry: _Entry, *, take: bool) -> None:
+        """Look for a newer version where our copy is too old to be trusted, or not ours to change."""
+        untaken = take and self.versions.leases and not entry.taken
+        if not untaken and entry.snapshot is not None and self._clock() - entry.checked_s < self.config.trust_s:
             return
         asked_s = self._clock()
         known = entry.snapshot
         try:
             with self._metrics.histogram("recurra_session_store_seconds", operation="load").time():
-                newest = await self._in_pool(lambda: self._store.newest(id, known))
+                newest = await self.versions.newest(id, known, take=take)
         except NotFoundError as exc:
             raise _unknown(id) from exc
         except StorageError as exc:
             self._metrics.counter("recurra_session_store_failures_total", operation="load").inc()
             raise _store_failed(exc) from exc
-        if newest is not known:
+        if known is None or newest.version != known.version:
             self._count("restored")
         self._remember(entry, newest)
-        entry.checked_s = asked_s
+        entry.checked_s, entry.taken = asked_s, take
 
     async def _restart(self, id: str, entry: _Entry, fresh: Snapshot) -> None:
         """Put `fresh` in the place of whatever there is, to be committed as the version after it."""
         entry.checked_s = float("-inf")
-        version = 0
+        version = epoch = 0
         try:
-            await self._refresh(id, entry)
+            await self._refresh(id, entry, take=True)
             assert entry.snapshot is not None
-            version = entry.snapshot.version
+            version, epoch = entry.snapshot.version, entry.snapshot.epoch
         except RequestError as exc:
             if exc.code != UNKNOWN:
                 raise
-        self._remember(entry, replace(fresh, id=id, version=version))
+            entry.taken = True
+        self._remember(entry, replace(fresh, id=id, version=version, epoch=epoch))
 
     def _forget(self, entry: _Entry) -> None:
         self._bytes -= entry.snapshot.size_bytes if entry.snapshot else 0
@@ -284,21 +293,6 @@ class Sessions:
     def _drop(self, id: str, entry: _Entry) -> None:
         self._bytes -= entry.snapshot.size_bytes if entry.snapshot else 0
         del self._entries[id]
-
-    def _sweep(self) -> None:
-        for id in self._store.idle(self.config.ttl_s, self.wall()):
-            snapshot = self._store.newest(id)
-            if snapshot.gone is not None:
-                self._store.erase(id)
-            else:
-                try:
-                    self._store.add(snapshot.tombstone("expired", self.wall()))
-                except ConflictError:  # it was used just now, or another replica sweeps, too
-                    continue
-                self._count("expired")
-
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _count(self, event: str) -> None:
         self._metrics.counter("recurra_session_events_total", event=event).inc()

@@ -63,6 +63,10 @@ class Snapshot:
     """Why the session is no more; its state is then empty."""
     ttl_s: float | None = None
     """Seconds without a request after which it expires; None = as the service has it."""
+    owner: str = ""
+    """Fingerprint of the bearer key that it was created with."""
+    journaled: int = 0
+    """Steps since the vault last had the state whole; not part of what is stored."""
     trail: Trail | None = None
     """Where its last steps can be computed again from; None where nobody asks."""
 
@@ -91,14 +95,20 @@ class Snapshot:
 _SNAPSHOT = TypeAdapter(Snapshot)
 
 
+def snapshot_of(facts: dict[str, Any], state: bytes) -> Snapshot:
+    """A snapshot from its fields as JSON has them, but for `state` and `trail`."""
+    return _SNAPSHOT.validate_python({**facts, "state": state})
+
+
 def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -> bytes:
     """The snapshot as a safetensors file.
 
     Args:
-        export: For a client: without the last request and its answer.
+        export: For a client: without the last request and its answer, and whoever writes it now.
     """
-    facts = asdict(replace(snapshot, state=b"", last=None if export else snapshot.last, trail=None))
-    del facts["state"], facts["trail"]
+    shown = replace(snapshot, last=None, epoch=0) if export else snapshot
+    facts = asdict(replace(shown, state=b"", trail=None))
+    del facts["state"], facts["trail"], facts["journaled"]
     facts |= {"format": FORMAT_VERSION, "state_spec": layout.spec.digest}
     tensors = {name: value.contiguous() for name, value in _tensors(snapshot.state, layout).items()}
     if snapshot.trail is not None and not export:
@@ -122,7 +132,7 @@ def from_bytes(data: bytes, layout: StateLayout) -> Snapshot:
             raise ValueError("written in another format")
         spec = facts.pop("state_spec")
         mark = facts.pop("mark", None)
-        snapshot = _SNAPSHOT.validate_python({**facts, "state": b""})
+        snapshot = snapshot_of(facts, b"")
     except Exception as exc:  # whatever a stranger's bytes make safetensors, json or our own fields raise
         raise RequestError(
             f"The body is not a snapshot of a session ({type(exc).__name__}). Send the bytes that GET .../state gave.",

@@ -20,6 +20,7 @@ from recurra.serving.config import ServeConfig
 from recurra.serving.engine import Engine, deliver
 from recurra.serving.engine_metrics import EngineMetrics
 from recurra.serving.service import ServedModel, Service
+from recurra.serving.vault_versions import Shard
 from recurra.serving.work import Result, Sequence
 from recurra.storage.store import Store
 from recurra.storage.url import open_store
@@ -146,9 +147,11 @@ def service_of(served: ServedModel, store: Store | None, **settings) -> Service:
 class Server:
     """The application behind a real HTTP server on a free port of 127.0.0.1."""
 
-    def __init__(self, service: Service, api_key: str | None = None) -> None:
+    def __init__(self, service: Service, api_key: str | None = None, vault: list[Shard] | tuple[()] = ()) -> None:
         self.service = service
-        config = uvicorn.Config(build_asgi(service, api_key), port=0, log_level="error", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            build_asgi(service, api_key, vault=vault), port=0, log_level="error", timeout_graceful_shutdown=2
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
@@ -173,8 +176,8 @@ def serve():
     """Starts servers that end with the module."""
     started: list[Server] = []
 
-    def start(service: Service, api_key: str | None = None) -> Server:
-        started.append(Server(service, api_key))
+    def start(service: Service, api_key: str | None = None, vault: list[Shard] | tuple[()] = ()) -> Server:
+        started.append(Server(service, api_key, vault))
         return started[-1]
 
     yield start

@@ -44,3 +44,26 @@ def test_without_an_application_everything_is_rays(way):
 
     assert way(path="/lm/v1/models") == ("ray", "/lm/v1/models", "")
     assert way(type="websocket", path="/lm") == ("ray", "/lm", "")
+
+
+@pytest.mark.parametrize(("status", "leaving"), [(503, True), (200, False)])
+def test_the_health_check_tells_that_the_replica_is_to_leave(status, leaving):
+    """Ray says so to HAProxy and to nobody else: streams hear of it seconds before anything is closed."""
+    heard, sent = [], []
+
+    async def ray(scope, receive, send):
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message):
+        sent.append(message["type"])
+
+    direct.adopt(ray, "/lm", heard.append)
+    try:
+        asyncio.run(direct.ShortWay(ray)({"type": "http", "path": "/-/healthz"}, None, send))
+    finally:
+        direct.adopt(ray, "/lm")
+        direct._Adopted.app = None
+
+    assert heard == [leaving]
+    assert sent == ["http.response.start", "http.response.body"]

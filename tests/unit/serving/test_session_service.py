@@ -9,17 +9,24 @@ import numpy as np
 import pytest
 from tests.unit.serving.conftest import classifier_service, continued, language_service, service_of
 from tests.unit.serving.test_app import error_of, events_of
+from tests.unit.serving.vault_ring import VaultThread
 
+from recurra.serving.session_store import SessionStore
 from recurra.serving.sessions import ID_PATTERN
+from recurra.serving.versions import WriteThrough
 
 SESSION = {"trust_s": 0.2}
 
 
-@pytest.fixture(scope="module")
-def pair(serve, store):
-    """Two replicas of one language model."""
-    shared = store.child("pair")
-    return serve(language_service(shared, sessions=SESSION)), serve(language_service(shared, sessions=SESSION))
+@pytest.fixture(scope="module", params=["store", "vault"])
+def pair(request, serve, store):
+    """Two replicas of one language model, which share a store alone or a vault."""
+    shared = store.child(f"pair-{request.param}")
+    vault = VaultThread(shared.child("vault")) if request.param == "vault" else None
+    shards = vault.shards if vault else []
+    yield [serve(language_service(shared, sessions=SESSION), vault=shards) for _ in range(2)]
+    if vault is not None:
+        vault.close()
 
 
 def new(server, **body) -> dict:
@@ -370,7 +377,6 @@ def test_replaced_and_expired_versions_are_cleared_away(tmp_path):
     from tests.unit.serving.conftest import Clock
 
     from recurra.models.state import StateSpec, StateTensor
-    from recurra.serving.session_store import SessionStore
     from recurra.serving.sessions import empty_snapshot
     from recurra.serving.slots import StateLayout
     from recurra.storage.url import open_store
@@ -393,24 +399,15 @@ def test_replaced_and_expired_versions_are_cleared_away(tmp_path):
 
 def test_the_sweep_ends_what_nobody_uses(serve, store):
     """A session whose client never comes back is a tombstone after its time, and nothing after twice that."""
-    import asyncio
-
-    from recurra.serving.config import SessionConfig
-    from recurra.serving.session_store import SessionStore
-    from recurra.serving.sessions import Sessions
-
     shared = store.child("sweep")
     service = language_service(shared)
     wall = time.time() + 1000
 
-    async def sweep() -> list[str]:
-        versions = SessionStore(shared, service.engine.layout, keep_s=0)
-        sessions = Sessions(versions, "d" * 64, SessionConfig(ttl_s=100), service.metrics, wall=lambda: wall)
-        await sessions._in_pool(sessions._sweep)
-        sessions.close()
+    def sweep() -> list[str]:
+        WriteThrough(SessionStore(shared, service.engine.layout, keep_s=0)).sweep(100, wall)
         return [info.key for info in shared.list()]
 
     server = serve(service_of(service.served, shared))
     id = new(server)["id"]
-    assert asyncio.run(sweep())[-1] == f"{id}/000000000002.safetensors"
-    assert asyncio.run(sweep()) == []
+    assert sweep()[-1] == f"{id}/000000000002.safetensors"
+    assert sweep() == []

@@ -1,0 +1,223 @@
+"""The vault on Ray: each shard a named, detached actor that outlives replicas and is started again when its process dies.
+
+Neighbouring shards are put on different nodes where there are several. Whoever needs a shard starts it if it does not
+run: replicas, and the other shards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from recurra.errors import ClusterError
+from recurra.serving.vault_log import VaultLog
+from recurra.serving.vault_record import Commit, Loaded
+from recurra.serving.vault_shard import ShardLostError, ShardOptions, VaultShard, Whole
+from recurra.storage.url import open_store
+
+log = logging.getLogger(__name__)
+
+NAMESPACE = "recurra"
+OPEN_CALLS = 1000
+
+
+@dataclass(frozen=True)
+class VaultSettings:
+    """What a shard is started with; no secret is in it."""
+
+    name: str
+    """Of the application."""
+    url: str
+    """Of the vault's prefix in the object store."""
+    shards: int
+    options: ShardOptions
+    idle_s: float
+
+    def actor_name(self, index: int) -> str:
+        return f"recurra-vault-{self.name}-{index}"
+
+
+def vault_shards(settings: VaultSettings) -> list[ActorShard]:
+    """All shards of a vault, as replicas and shards reach them. They are started when they are first asked."""
+    return [ActorShard(settings, index) for index in range(settings.shards)]
+
+
+class ActorShard:
+    """One shard, wherever it runs; implements `vault_versions.Shard` and `vault_shard.Peer`."""
+
+    def __init__(self, settings: VaultSettings, index: int) -> None:
+        self._settings = settings
+        self._index = index
+        self._handle: Any = None
+        self._finding = asyncio.Lock()
+
+    async def commit(self, commits: list[Commit]) -> list[str]:
+        handle = await self._found()
+        try:
+            return list(await handle.commit.remote(commits))
+        except RayActorError as exc:
+            raise self._lost(exc) from exc
+
+    async def load(self, wanted: list[tuple[str, int, bool]]) -> list[Loaded | None]:
+        handle = await self._found()
+        try:
+            return list(await handle.load.remote(wanted))
+        except RayActorError as exc:
+            raise self._lost(exc) from exc
+
+    async def backup(self, shard: int, commits: list[Commit], flushed: list[tuple[str, int]]) -> list[str]:
+        handle = await self._found()
+        try:
+            return list(await handle.backup.remote(shard, commits, flushed))
+        except RayActorError as exc:
+            raise self._lost(exc) from exc
+
+    async def backup_whole(self, shard: int, records: list[Whole]) -> None:
+        handle = await self._found()
+        try:
+            await handle.backup_whole.remote(shard, records)
+        except RayActorError as exc:
+            raise self._lost(exc) from exc
+
+    async def copies(self, shard: int) -> list[Whole]:
+        handle = await self._found()
+        try:
+            return list(await handle.copies.remote(shard))
+        except RayActorError as exc:
+            raise self._lost(exc) from exc
+
+    async def flush(self) -> None:
+        handle = await self._found()
+        try:
+            await handle.flush.remote()
+        except RayActorError as exc:
+            raise self._lost(exc) from exc
+
+    async def _found(self) -> Any:
+        if self._handle is None:
+            async with self._finding:
+                if self._handle is None:
+                    try:
+                        self._handle = await asyncio.to_thread(_actor, self._settings, self._index)
+                    except (RayActorError, ValueError) as exc:  # it ended between being found and being asked
+                        raise self._lost(exc) from exc
+        return self._handle
+
+    def _lost(self, exc: Exception) -> ShardLostError:
+        if not isinstance(exc, ActorUnavailableError):  # it will not come back under this handle
+            self._handle = None
+        return ShardLostError(f"Shard {self._index} of vault '{self._settings.name}' is away: {type(exc).__name__}.")
+
+
+class ShardActor:
+    """The process of one shard; its methods are those of `VaultShard`, which starts with the first of them."""
+
+    def __init__(self, settings: VaultSettings, index: int) -> None:
+        self._settings = settings
+        self._index = index
+        self._shard: VaultShard | None = None
+        self._starting = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._asked_s = time.monotonic()
+
+    async def commit(self, commits: list[Commit]) -> list[str]:
+        self._asked_s = time.monotonic()
+        return await (await self._started()).commit(commits)
+
+    async def load(self, wanted: list[tuple[str, int, bool]]) -> list[Loaded | None]:
+        self._asked_s = time.monotonic()
+        return await (await self._started()).load(wanted)
+
+    async def backup(self, shard: int, commits: list[Commit], flushed: list[tuple[str, int]]) -> list[str]:
+        self._asked_s = time.monotonic()
+        return await (await self._started()).backup(shard, commits, flushed)
+
+    async def backup_whole(self, shard: int, records: list[Whole]) -> None:
+        await (await self._started()).backup_whole(shard, records)
+
+    async def copies(self, shard: int) -> list[Whole]:
+        return await (await self._started()).copies(shard)
+
+    async def flush(self) -> None:
+        await (await self._started()).flush()
+
+    async def held(self) -> dict[str, int]:
+        """See `VaultShard.held`."""
+        return (await self._started()).held
+
+    async def pid(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    async def _started(self) -> VaultShard:
+        """The shard; its recovery goes on in the background, and its own methods wait for it where they must."""
+        if self._shard is None:
+            async with self._starting:
+                if self._shard is None:
+                    store = await asyncio.to_thread(open_store, self._settings.url)
+                    others = vault_shards(self._settings)
+                    count = self._settings.shards
+                    before, after = others[self._index - 1], others[(self._index + 1) % count]
+                    alone = count == 1
+                    self._shard = VaultShard(
+                        self._index,
+                        VaultLog(store, self._index),
+                        None if alone else before,
+                        None if alone else after,
+                        self._settings.options,
+                    )
+                    self._tasks = [asyncio.create_task(self._live(self._shard))]
+        return self._shard
+
+    async def _live(self, shard: VaultShard) -> None:
+        while True:
+            try:
+                await shard.start()
+                break
+            except Exception:
+                log.exception(
+                    "Shard %d of vault '%s' could not start; it tries again.", self._index, self._settings.name
+                )
+                await asyncio.sleep(1.0)
+        self._tasks.append(asyncio.create_task(shard.run()))
+        while time.monotonic() - self._asked_s < self._settings.idle_s or shard.held["unflushed"]:
+            await asyncio.sleep(min(5.0, self._settings.idle_s))
+        await shard.flush()
+        ray.kill(ray.get_actor(self._settings.actor_name(self._index), NAMESPACE), no_restart=True)
+
+
+def _actor(settings: VaultSettings, index: int) -> Any:
+    if not ray.is_initialized():
+        raise ClusterError("The vault needs a Ray cluster. Set serve.sessions.vault to null to do without it.")
+    node = node_of(index, settings.shards, sorted(node["NodeID"] for node in ray.nodes() if node["Alive"]))
+    return (
+        ray.remote(ShardActor)
+        .options(
+            name=settings.actor_name(index),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=OPEN_CALLS,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=True),
+        )
+        .remote(settings, index)
+    )
+
+
+def node_of(index: int, shards: int, nodes: Sequence[str]) -> str:
+    """The node of a shard: neighbours are apart where there are two nodes and an even number of shards, or more nodes."""
+    turn = index % len(nodes)
+    closes_the_ring = index == shards - 1 and index > 0 and turn == 0 and len(nodes) > 2
+    return nodes[1] if closes_the_ring else nodes[turn]

@@ -1,0 +1,167 @@
+"""Sessions on a real cluster while its processes are killed: nothing acknowledged is lost, and no step is taken twice."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import ray
+from ray.util import state
+from tests.distributed.test_serving import Service, publish, wait_for
+
+from recurra.orchestration.local_cluster import LocalCluster
+from recurra.serving.client import Client
+from recurra.serving.config import ServeConfig
+from recurra.serving.vault_actors import node_of
+
+pytestmark = pytest.mark.ray
+
+SERVE = ServeConfig(
+    replicas=2, cpus_per_replica=0.5, slots=32, deterministic=True, sessions={"vault": {"flush_s": 3600.0}}
+)
+GREEDY = {"max_tokens": 8, "temperature": 0}
+PARTS = ["def ", "main", "(x)", ":\n", "  re", "turn", " x", "\n\n"]
+
+
+@pytest.fixture(scope="module")
+def service(ray_cluster: LocalCluster) -> Iterator[Service]:
+    """Two replicas; states are flushed once an hour, so that the store cannot stand in for the vault."""
+    registry_url = "s3://recurra/vault-test/registry"
+    publish(registry_url)
+    service = Service(ray_cluster, registry_url)
+    service.deploy(SERVE)
+    ray.init(ray_cluster.address, namespace="recurra", log_to_driver=False)
+    yield service
+    service.api.undeploy("lm")
+    for index in range(2):
+        ray.kill(shard(index))
+    ray.shutdown()
+
+
+def shard(index: int):
+    return ray.get_actor(f"recurra-vault-lm-lm-{index}", "recurra")
+
+
+def kill_shard(index: int) -> None:
+    """SIGKILL, as the kernel's memory killer does it."""
+    os.kill(ray.get(shard(index).pid.remote(), timeout=60), signal.SIGKILL)
+
+
+def kill_replica(service: Service) -> None:
+    """SIGKILL of one replica of Ray Serve."""
+    actors = state.list_actors(
+        service.cluster.dashboard_url, filters=[("state", "=", "ALIVE"), ("class_name", "=", "ServeReplica:lm:replica")]
+    )
+    os.kill(min(actor.pid for actor in actors), signal.SIGKILL)
+
+
+def step(http: httpx.Client, id: str, number: int, text: str) -> dict:
+    """One step, sent again until it is answered, as any careful client does."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            ask = {"step": number, "input": {"text": text}, "generate": GREEDY}
+            response = http.post(f"/v1/sessions/{id}/step", json=ask)
+        except httpx.TransportError:
+            pass
+        else:
+            if response.status_code == 200:
+                return response.json()
+            assert response.status_code in (429, 500, 502, 503, 504), response.text
+        assert time.monotonic() < until, "The step was not answered in a minute."
+        time.sleep(0.05)
+
+
+def converse(service: Service, pause_s: float = 0.0) -> list[list[int]]:
+    with httpx.Client(base_url=service.url, timeout=20) as http:
+        id = http.post("/v1/sessions").raise_for_status().json()["id"]
+        number, said = 0, []
+        for part in PARTS:
+            answer = step(http, id, number, part)
+            assert answer["step"] == number + len(part) + (number == 0) + len(answer["generated"]["tokens"])
+            number = answer["step"]
+            said.append(answer["generated"]["tokens"])
+            time.sleep(pause_s)
+        return said
+
+
+def test_replicas_and_shards_that_are_killed_lose_and_double_nothing(service):
+    """Under load, in mid-session: every session says what it says when nothing happens."""
+    wanted = converse(service)
+    stop = threading.Event()
+
+    def killer() -> list[float]:
+        done = []
+        try:
+            for kill in (lambda: kill_shard(0), lambda: kill_replica(service), lambda: kill_shard(1)):
+                time.sleep(1.5)
+                kill()
+                done.append(time.monotonic())
+        finally:
+            stop.set()
+        return done
+
+    def client(_: int) -> list[list[list[int]]]:
+        said = []
+        while not stop.is_set() or not said:
+            said.append(converse(service, pause_s=0.1))
+        return said
+
+    with concurrent.futures.ThreadPoolExecutor(13) as pool:
+        kills = pool.submit(killer)
+        talks = [talk for result in pool.map(client, range(12)) for talk in result]
+
+    assert len(kills.result()) == 3
+    assert len(talks) >= 24
+    assert all(talk == wanted for talk in talks)
+
+
+def test_streams_go_on_when_their_replica_is_killed(service):
+    """The client reads on at another replica by itself; no character of the text is lost, doubled or changed."""
+    ask = {"max_tokens": 1000, "temperature": 0}
+    with Client(service.url) as client:
+        wanted = "".join(client.session().stream({"prompt": "def "}, **ask))
+        begun = threading.Barrier(7)
+
+        def read(_: int) -> tuple[str, int]:
+            session = client.session()
+            stream = session.stream({"prompt": "def "}, **ask)
+            text = next(stream)
+            begun.wait(30)
+            return text + "".join(stream), session.number
+
+        with concurrent.futures.ThreadPoolExecutor(6) as pool:
+            reading = [pool.submit(read, number) for number in range(6)]
+            begun.wait(30)
+            kill_replica(service)
+            results = [future.result() for future in reading]
+
+    assert results == [(wanted, 5 + 1000)] * 6
+    wait_for(lambda: len(service.replica_urls()) == 2, 120)
+
+
+def test_a_vault_that_ends_is_found_again_in_the_store(service):
+    """Both shards leave in order, as idle ones do: what they flushed is all there for those that come after them."""
+    id = service.client.post("/v1/sessions").json()["id"]
+    number = step(service.client, id, 0, "def ")["step"]
+    for index in range(2):
+        ray.get(shard(index).flush.remote(), timeout=60)
+    for index in range(2):
+        ray.kill(shard(index), no_restart=True)
+    answer = step(service.client, id, number, "main")
+
+    assert answer["step"] == number + 4 + 8
+
+
+@pytest.mark.parametrize(("shards", "nodes"), [(2, 2), (4, 2), (3, 3), (4, 3), (7, 3), (5, 4), (2, 5)])
+def test_neighbouring_shards_are_on_different_nodes(shards, nodes):
+    """A node that dies takes a record or its copy, never both."""
+    placed = [node_of(index, shards, [f"n{number}" for number in range(nodes)]) for index in range(shards)]
+
+    assert all(placed[index] != placed[(index + 1) % shards] for index in range(shards))
