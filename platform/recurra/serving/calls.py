@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -17,6 +17,9 @@ JsonObject = dict[str, Any]
 
 RETRIED = frozenset({429, 503})
 LONGEST_PAUSE_S = 30.0
+DEFAULT_TOKENS = 16
+LOST = frozenset({"migrate", "draining", "session_store_failed"})
+"""Codes of errors at the end of a stream that another replica may go on from."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class EventReader:
         """The event that this line completes.
 
         Raises:
+            BrokenStreamError: The stream ended with an error that another replica may not have.
             RequestError: The stream ended with an error.
         """
         if not line.startswith("data: "):
@@ -128,25 +132,106 @@ class EventReader:
             return None
         event: JsonObject = json.loads(data)
         if "error" in event:
-            raise _error(event["error"], 500)
+            error = _error(event["error"], 500)
+            raise BrokenStreamError(str(error)) if error.code in LOST else error
         return event
 
     def finish(self) -> None:
         """See that nothing was cut off.
 
         Raises:
-            UnreachableError: The connection ended before the end mark.
+            BrokenStreamError: The connection ended before the end mark.
         """
         if not self.done:
-            raise UnreachableError("The stream broke off before its end. Send the request again.")
+            raise BrokenStreamError("The stream broke off before its end.")
+
+
+class BrokenStreamError(UnreachableError):
+    """A stream ended before its end; it may go on elsewhere."""
+
+
+@dataclass
+class Resumption:
+    """What a stream of generated text has given so far, and the request that goes on after it.
+
+    A stream of a session sends the tokens that have come back with the request, and nothing of them changes. One of
+    `/v1/completions` asks again with the same seed and leaves out what has been read already.
+    """
+
+    call: Call[JsonObject]
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    final: JsonObject | None = None
+    """The session's own answer, which ends its stream."""
+    _skip: str = ""
+    """Text that is said again and was read before."""
+    _muted: bool = False
+    """Whether all tokens have come, and only the session's answer is missing."""
+
+    @classmethod
+    def of_completion(cls, call: Call[JsonObject]) -> Resumption:
+        """With a seed, so that a repeat says the same."""
+        assert isinstance(call.body, dict)
+        return cls(replace(call, body={"seed": random.getrandbits(62), **call.body}))
+
+    def next_call(self) -> Call[JsonObject]:
+        """The request for what is still to come."""
+        assert isinstance(self.call.body, dict)
+        generate = self.call.body.get("generate")
+        self._skip, self._muted = "", False
+        if generate is None or not generate.get("commit", True) or generate.get("logprobs") is not None:
+            self._skip, self.tokens = self.text, []
+            return self.call
+        given = self.tokens[: generate.get("max_tokens", DEFAULT_TOKENS) - 1]
+        self._muted = len(given) < len(self.tokens)
+        return (
+            replace(self.call, body={**self.call.body, "generate": {**generate, "resume": given}})
+            if given
+            else self.call
+        )
+
+    def take(self, event: JsonObject) -> str:
+        """The new text of an event.
+
+        Raises:
+            UnreachableError: The repeat says something else than what was read before the stream broke off.
+        """
+        if "step" in event:
+            self.final = event
+            whole = (event.get("generated") or {}).get("text", "")
+            return self._given(whole[len(self.text) :] if whole.startswith(self.text) else "")
+        if self._muted:
+            return ""
+        if "choices" in event:
+            piece = "".join(choice["text"] for choice in event["choices"])
+        else:
+            piece = event["text"]
+            self.tokens = [*self.tokens, *event["tokens"]]
+        known = min(len(self._skip), len(piece))
+        if piece[:known] != self._skip[:known]:
+            raise UnreachableError(
+                "The stream broke off, and asked again the model says something else. Send the request again."
+            )
+        self._skip = self._skip[known:]
+        return self._given(piece[known:])
+
+    def _given(self, text: str) -> str:
+        self.text += text
+        return text
 
 
 def pause_s(response: httpx.Response | None, attempt: int, tries: int) -> float | None:
     """Seconds to wait before the next try, `Retry-After` and a little at random; None = give up."""
-    if attempt + 1 >= tries or (response is not None and response.status_code not in RETRIED):
+    if attempt + 1 >= tries or (response is not None and not _lost(response)):
         return None
     wanted = response.headers.get("retry-after", "") if response is not None else ""
     return min(LONGEST_PAUSE_S, (float(wanted) if wanted.isdigit() else 0.0) + random.uniform(0, 0.1 * 2**attempt))
+
+
+def _lost(response: httpx.Response) -> bool:
+    """Whether another try may do better: the service says so, or a proxy has lost the replica behind it."""
+    ours = response.headers.get("content-type", "").startswith("application/json")
+    return response.status_code in RETRIED or (response.status_code >= 500 and not ours)
 
 
 def error_of(response: httpx.Response) -> RequestError:

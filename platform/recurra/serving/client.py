@@ -22,11 +22,11 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from recurra.serving import calls
-from recurra.serving.calls import Call, EventReader, JsonObject
+from recurra.serving.calls import BrokenStreamError, Call, EventReader, JsonObject, Resumption
 
 T = TypeVar("T")
 
-TRIES = 5
+TRIES = 8
 TIMEOUT_S = 60.0
 Prompt = str | Sequence[int]
 
@@ -71,9 +71,8 @@ class Client:
         return self.send(calls.complete(model, prompt, options))
 
     def stream(self, model: str, prompt: Prompt, **options: Any) -> Generator[str, None, None]:
-        """The text of one completion as it is generated."""
-        for event in self.events(calls.complete(model, prompt, {**options, "stream": True})):
-            yield from (choice["text"] for choice in event["choices"])
+        """The text of one completion as it is generated; it goes on by itself where a replica is lost."""
+        yield from self.text(Resumption.of_completion(calls.complete(model, prompt, {**options, "stream": True})))
 
     def forecast(
         self,
@@ -112,12 +111,33 @@ class Client:
             time.sleep(pause_s)
         raise AssertionError("The last try returns or raises.")
 
-    def events(self, call: Call[Any]) -> Generator[JsonObject, None, None]:
-        """Server-sent events; the request is retried until the first of them."""
+    def text(self, resumption: Resumption) -> Generator[str, None, None]:
+        """Generated text; the request goes on after what has come whenever its stream breaks off."""
         for attempt in range(self._tries):
+            before = resumption.text
+            try:
+                for event in self.events(resumption.next_call()):
+                    if piece := resumption.take(event):
+                        yield piece
+                return
+            except BrokenStreamError:
+                pause_s = calls.pause_s(None, 0 if resumption.text != before else attempt, self._tries)
+                if pause_s is None or attempt + 1 == self._tries:
+                    raise
+            time.sleep(pause_s)
+
+    def events(self, call: Call[Any]) -> Generator[JsonObject, None, None]:
+        """Server-sent events; the request is retried until the first of them.
+
+        Raises:
+            BrokenStreamError: They broke off.
+        """
+        for attempt in range(self._tries):
+            began = False
             try:
                 with self._http.stream(**call.arguments()) as response:
                     if response.is_success:
+                        began = True
                         reader = EventReader()
                         for line in response.iter_lines():
                             if (event := reader.feed(line)) is not None:
@@ -125,10 +145,15 @@ class Client:
                         return reader.finish()
                     response.read()
             except httpx.TransportError as exc:
-                raise calls.unreachable(self._http.base_url, exc) from exc
-            pause_s = calls.pause_s(response, attempt, self._tries)
-            if pause_s is None:
-                raise calls.error_of(response)
+                if began:
+                    raise BrokenStreamError(f"The stream broke off ({type(exc).__name__}).") from exc
+                pause_s = calls.pause_s(None, attempt, self._tries)
+                if pause_s is None:
+                    raise calls.unreachable(self._http.base_url, exc) from exc
+            else:
+                pause_s = calls.pause_s(response, attempt, self._tries)
+                if pause_s is None:
+                    raise calls.error_of(response)
             time.sleep(pause_s)
 
 
@@ -154,13 +179,10 @@ class Session:
         return self.last
 
     def stream(self, input: Any = None, **generate: Any) -> Generator[str, None, None]:
-        """Generated text as it comes; the session has moved on once this has been read to its end."""
-        call = calls.stream(calls.step(self.id, self.number, input, None, generate))
-        for event in self._client.events(call):
-            if "step" in event:
-                self.last = event
-            else:
-                yield event["text"]
+        """Generated text as it comes, also where a replica is lost; the session has moved on once this is read to its end."""
+        resumption = Resumption(calls.stream(calls.step(self.id, self.number, input, None, generate)))
+        yield from self._client.text(resumption)
+        self.last = resumption.final or self.last
 
     def fork(self) -> Session:
         """Another session with the same past."""
@@ -209,10 +231,10 @@ class AsyncClient:
         return await self.send(calls.complete(model, prompt, options))
 
     async def stream(self, model: str, prompt: Prompt, **options: Any) -> AsyncGenerator[str, None]:
-        """The text of one completion as it is generated."""
-        async for event in self.events(calls.complete(model, prompt, {**options, "stream": True})):
-            for choice in event["choices"]:
-                yield choice["text"]
+        """The text of one completion as it is generated; it goes on by itself where a replica is lost."""
+        call = calls.complete(model, prompt, {**options, "stream": True})
+        async for piece in self.text(Resumption.of_completion(call)):
+            yield piece
 
     async def forecast(
         self,
@@ -251,12 +273,33 @@ class AsyncClient:
             await asyncio.sleep(pause_s)
         raise AssertionError("The last try returns or raises.")
 
-    async def events(self, call: Call[Any]) -> AsyncGenerator[JsonObject, None]:
-        """Server-sent events; the request is retried until the first of them."""
+    async def text(self, resumption: Resumption) -> AsyncGenerator[str, None]:
+        """Generated text; the request goes on after what has come whenever its stream breaks off."""
         for attempt in range(self._tries):
+            before = resumption.text
+            try:
+                async for event in self.events(resumption.next_call()):
+                    if piece := resumption.take(event):
+                        yield piece
+                return
+            except BrokenStreamError:
+                pause_s = calls.pause_s(None, 0 if resumption.text != before else attempt, self._tries)
+                if pause_s is None or attempt + 1 == self._tries:
+                    raise
+            await asyncio.sleep(pause_s)
+
+    async def events(self, call: Call[Any]) -> AsyncGenerator[JsonObject, None]:
+        """Server-sent events; the request is retried until the first of them.
+
+        Raises:
+            BrokenStreamError: They broke off.
+        """
+        for attempt in range(self._tries):
+            began = False
             try:
                 async with self._http.stream(**call.arguments()) as response:
                     if response.is_success:
+                        began = True
                         reader = EventReader()
                         async for line in response.aiter_lines():
                             if (event := reader.feed(line)) is not None:
@@ -265,10 +308,15 @@ class AsyncClient:
                         return
                     await response.aread()
             except httpx.TransportError as exc:
-                raise calls.unreachable(self._http.base_url, exc) from exc
-            pause_s = calls.pause_s(response, attempt, self._tries)
-            if pause_s is None:
-                raise calls.error_of(response)
+                if began:
+                    raise BrokenStreamError(f"The stream broke off ({type(exc).__name__}).") from exc
+                pause_s = calls.pause_s(None, attempt, self._tries)
+                if pause_s is None:
+                    raise calls.unreachable(self._http.base_url, exc) from exc
+            else:
+                pause_s = calls.pause_s(response, attempt, self._tries)
+                if pause_s is None:
+                    raise calls.error_of(response)
             await asyncio.sleep(pause_s)
 
 
@@ -294,13 +342,11 @@ class AsyncSession:
         return self.last
 
     async def stream(self, input: Any = None, **generate: Any) -> AsyncGenerator[str, None]:
-        """Generated text as it comes; the session has moved on once this has been read to its end."""
-        call = calls.stream(calls.step(self.id, self.number, input, None, generate))
-        async for event in self._client.events(call):
-            if "step" in event:
-                self.last = event
-            else:
-                yield event["text"]
+        """Generated text as it comes, also where a replica is lost; the session has moved on once this is read to its end."""
+        resumption = Resumption(calls.stream(calls.step(self.id, self.number, input, None, generate)))
+        async for piece in self._client.text(resumption):
+            yield piece
+        self.last = resumption.final or self.last
 
     async def fork(self) -> AsyncSession:
         """Another session with the same past."""
