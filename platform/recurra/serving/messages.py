@@ -127,6 +127,8 @@ class SeriesInput(LenientRequest):
     """ISO 8601, of the first value."""
     static: dict[str, Any] | None = None
     """Groups that the series belongs to, as the model was trained on them; ours."""
+    known: dict[str, list[float]] | None = None
+    """What is known of each step of the series and of the horizon behind it; ours."""
 
 
 class ForecastOptions(LenientRequest):

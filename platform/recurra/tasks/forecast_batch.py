@@ -15,7 +15,7 @@ from recurra.errors import DataError
 from recurra.tasks.forecast_config import HOLDOUT, START, ForecastingConfig
 from recurra.tasks.history import Transform, transform
 from recurra.tasks.quantiles import pinball
-from recurra.tasks.series import Place, SeriesShape, futures, seasonal_error, series_inputs
+from recurra.tasks.series import Place, SeriesInputs, SeriesShape, futures, seasonal_error, series_inputs
 from recurra.tasks.timeline import parse_time
 
 
@@ -68,7 +68,11 @@ def forecast_batch(shape: SeriesShape, config: ForecastingConfig, batch: Batch) 
         _check_range(values, config.transform, int(batch.ids[row]))
         place = _place(shape, config, batch, row, int(first_B[row]))
         arrays.seasonal_error_B[row] = seasonal_error(values[: known_B[row]], shape.season)
-        _fill_row(arrays, row, shape, values[first_B[row] :], place)
+        known = [batch.columns[name][row, first_B[row] : batch.lengths[row]] for name in config.known]
+        known_SC = np.stack(known, axis=1).astype(np.float64) if known else None
+        inputs = series_inputs(shape, values[first_B[row] : known_B[row]], place, known_SC)
+        _fill_inputs(arrays, row, inputs)
+        _fill_targets(arrays, row, shape, values[first_B[row] :], inputs)
         if held_B[row]:
             arrays.counted_BTF[row, : lengths_B[row] - 1] = False
     return arrays
@@ -129,22 +133,25 @@ def _blank(shape: SeriesShape, lengths_B: NDArray[np.int64], weight_B: NDArray[n
     )
 
 
-def _fill_row(
-    arrays: ForecastArrays, row: int, shape: SeriesShape, values_T: NDArray[np.float64], place: Place
+def _fill_inputs(arrays: ForecastArrays, row: int, inputs: SeriesInputs) -> None:
+    steps = int(arrays.lengths_B[row])
+    arrays.features_BTD[row, :steps] = inputs.features_TD
+    arrays.base_BTF[row, :steps] = inputs.base_TF
+    arrays.scale_BT[row, :steps] = inputs.scale_T
+
+
+def _fill_targets(
+    arrays: ForecastArrays, row: int, shape: SeriesShape, values_T: NDArray[np.float64], inputs: SeriesInputs
 ) -> None:
     """`values_T` reaches to the end of the series, behind the steps that are read."""
     steps = int(arrays.lengths_B[row])
-    inputs = series_inputs(shape, values_T[:steps], place)
     future_TF = futures(transform(values_T, shape.transform), steps, shape.horizon)
     there_TF = ~np.isnan(future_TF)
     # The first season has no season before it, so what its steps see is not what later steps and requests see.
     there_TF[: shape.season] = False
     scaled_TF = (future_TF - inputs.base_TF) / inputs.scale_T[:, None]
-    arrays.features_BTD[row, :steps] = inputs.features_TD
     arrays.target_BTF[row, :steps] = np.where(there_TF, scaled_TF, 0)
     arrays.counted_BTF[row, :steps] = there_TF & (arrays.weight_B[row] > 0)
-    arrays.base_BTF[row, :steps] = inputs.base_TF
-    arrays.scale_BT[row, :steps] = inputs.scale_T
 
 
 def _place(shape: SeriesShape, config: ForecastingConfig, batch: Batch, row: int, first: int) -> Place:

@@ -42,6 +42,9 @@ class ForecastingConfig(Section):
     """Steps of a season; null = the usual one of the dataset's frequency (month: 12)."""
     history: int | None = Field(default=None, ge=2)
     """Latest steps of a series that are read, and that training learns from; null = all."""
+    known: tuple[str, ...] = ()
+    """Time columns, float32 of about unit size, whose values are known `horizon` steps ahead, such as prices and holidays.
+    Each step sees its own and those of the steps that it forecasts."""
     static: tuple[str, ...] = ()
     """Sequence columns that group series: an index into metadata['static'][name]."""
 

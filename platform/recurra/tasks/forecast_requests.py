@@ -14,7 +14,7 @@ from recurra.tasks.instances import fields_of, number_field
 from recurra.tasks.series import SeriesShape
 from recurra.tasks.timeline import parse_time
 
-FIELDS = ("series", "start_timestamp", "frequency", "static", "name", "type")
+FIELDS = ("series", "start_timestamp", "frequency", "static", "known", "name", "type")
 ANY_LEVEL = (0.001, 0.999)
 """Range of the quantiles that a model with a distribution answers with."""
 LONGEST = 100_000
@@ -95,6 +95,24 @@ def identity(fields: Mapping[str, Any], shape: SeriesShape, groups: Mapping[str,
                 param="start_timestamp",
             ) from exc
     return {"name": name, "start": start, "groups": _group_indices(fields.get("static", {}), groups)}
+
+
+def known_values(fields: Mapping[str, Any], names: Sequence[str], steps: int) -> NDArray[np.float64]:
+    """[steps, C] covariates that are known ahead; none of them may be missing."""
+    example = "{" + ", ".join(f'"{name}": [0, 1, ...]' for name in names) + "}"
+    given = fields_of(fields.get("known", {}), tuple(names), example)
+    columns = []
+    for name in names:
+        values = number_field(given, name) if name in given else np.zeros(0)
+        if len(values) != steps:
+            raise RequestError(
+                f"'known.{name}' has {len(values)} values, and {steps} are needed: those of the series, and of the horizon "
+                f"behind it as far as they were not sent before. Send {example}.",
+                code="wrong_length",
+                param=f"known.{name}",
+            )
+        columns.append(values)
+    return np.stack(columns, axis=1) if columns else np.zeros((steps, 0))
 
 
 def wanted_quantiles(options: Mapping[str, Any], known: Sequence[float], usual: Sequence[float]) -> list[float]:

@@ -26,6 +26,7 @@ from recurra.tasks.forecast_requests import (
     LONGEST,
     check_frequency,
     identity,
+    known_values,
     series_fields,
     series_values,
     wanted_quantiles,
@@ -64,6 +65,7 @@ class ForecastingTask(Task):
             frequency=frequency,
             dated=dated,
             groups=tuple(len(names) for names in self.groups.values()),
+            known=len(config.known),
         )
         if config.history is not None and config.history < self.shape.memory:
             raise ConfigError(
@@ -85,6 +87,13 @@ class ForecastingTask(Task):
                 f"The dataset's metadata has frequency {frequency!r}. Write it with metadata={{'frequency': 'month'}}, "
                 f"or another of: {', '.join(SEASONS)}."
             )
+        for name in config.known:
+            known = schema.column(name)
+            if known.axis != "time" or known.width is not None or known.dtype != "float32":
+                raise SchemaError(
+                    f"Column '{name}' is {describe_column(known)}, and what is known ahead is one float32 value a step. "
+                    "Write it so, or remove it from task.known."
+                )
         names = {extra.name: extra.dtype for extra in schema.sequence_columns}
         if START in names and names[START] != "string":
             raise SchemaError(f"Column '{START}' is {names[START]}. Write times as text, such as '1982-04-01'.")
@@ -197,19 +206,26 @@ class ForecastingTask(Task):
         values = series_values(fields, self.shape, self.shape.shortest if context is None else 1)
         check_frequency(fields, self.shape)
         before: list[float] = []
+        horizon = self.config.horizon
+        known_SC = known_values(fields, self.config.known, len(values) + (horizon if context is None else 0))
         if context is None:
             context = {"steps": 0, **identity(fields, self.shape, self.groups)}
         else:
             before = context["recent"]
+            if self.config.known:
+                known_SC = np.concatenate([np.array(context["known"], np.float64), known_SC])
         if self.config.history is not None and len(values) > self.config.history:
             context = {**context, "steps": context["steps"] + len(values) - self.config.history}
             values, before = values[-self.config.history :], []
+            known_SC = known_SC[len(known_SC) - len(values) - horizon :]
         known = np.concatenate([np.array(before, np.float64), values])
-        inputs = series_inputs(self.shape, known, self._place(context, context["steps"] - len(before)))
+        inputs = series_inputs(self.shape, known, self._place(context, context["steps"] - len(before)), known_SC)
+        kept = min(self.shape.memory, len(known))
         after = {
             **context,
             "steps": context["steps"] + len(values),
-            "recent": known[-self.shape.memory :].tolist(),
+            "recent": known[-kept:].tolist(),
+            "known": known_SC[len(known_SC) - kept - horizon :].tolist() if self.config.known else [],
         }
         return Encoded(inputs=inputs.features_TD[len(before) :], context=after)
 
@@ -255,10 +271,21 @@ class ForecastingTask(Task):
                 "start_timestamp": {"type": "string", "description": "ISO 8601 time of the first value."},
                 "frequency": {"type": "string", "const": self.shape.frequency},
                 "static": {"type": "object", "properties": static, "additionalProperties": False},
+                "known": {
+                    "type": "object",
+                    "properties": {name: {"type": "array", "items": number} for name in self.config.known},
+                    "description": "Of each value of the series and of the horizon behind it.",
+                    "required": list(self.config.known),
+                    "additionalProperties": False,
+                },
                 "name": {"type": "string"},
                 "type": {"type": "string"},
             },
-            "required": ["series", *(["start_timestamp"] if self.shape.dated else [])],
+            "required": [
+                "series",
+                *(["start_timestamp"] if self.shape.dated else []),
+                *(["known"] if self.config.known else []),
+            ],
             "additionalProperties": False,
         }
 

@@ -27,11 +27,14 @@ class SeriesShape:
     """Whether calendar features are made, for which series have a start."""
     groups: tuple[int, ...]
     """Number of groups of each static column."""
+    known: int = 0
+    """Covariates that are known ahead (C)."""
 
     @property
     def width(self) -> int:
         """Features of one step (D)."""
-        return FEATURES + (calendar_width(self.frequency) if self.dated else 0) + sum(self.groups)
+        calendar = calendar_width(self.frequency) if self.dated else 0
+        return FEATURES + calendar + sum(self.groups) + self.known * (self.horizon + 1)
 
     @property
     def memory(self) -> int:
@@ -65,8 +68,17 @@ class SeriesInputs:
     base_TF: NDArray[np.float64]
 
 
-def series_inputs(shape: SeriesShape, values_T: NDArray[np.float64], place: Place) -> SeriesInputs:
-    """Inputs at every step of a stretch; values are in range for the transform."""
+def series_inputs(
+    shape: SeriesShape, values_T: NDArray[np.float64], place: Place, known_SC: NDArray[np.float64] | None = None
+) -> SeriesInputs:
+    """Inputs at every step of a stretch; values are in range for the transform.
+
+    Args:
+        shape: Of the task.
+        values_T: The stretch.
+        place: Where it stands.
+        known_SC: Covariates of its steps and of those behind it, as far as they are known; zeros stand for the rest.
+    """
     past = look_back(transform(values_T, shape.transform), shape.transform, shape.season, shape.horizon)
     blocks = [past.features_TD]
     if shape.dated:
@@ -74,6 +86,11 @@ def series_inputs(shape: SeriesShape, values_T: NDArray[np.float64], place: Plac
         blocks.append(calendar_one_hots(place.start, shape.frequency, values_T.size, place.first))
     if shape.groups:
         blocks.append(np.tile(_one_hots(shape.groups, place.groups), (values_T.size, 1)))
+    if shape.known:
+        known_SC = np.zeros((0, shape.known)) if known_SC is None else known_SC[: values_T.size + shape.horizon]
+        padded = np.pad(known_SC, ((0, values_T.size + shape.horizon - len(known_SC)), (0, 0)))
+        ahead = np.lib.stride_tricks.sliding_window_view(padded, shape.horizon + 1, axis=0)
+        blocks.append(ahead.reshape(values_T.size, -1).astype(np.float32))
     return SeriesInputs(np.concatenate(blocks, axis=1), past.scale_T, past.base_TF)
 
 
