@@ -6,6 +6,7 @@ committed dataset, plans, prefetches, keeps its log and metrics, watches for sta
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -32,8 +33,8 @@ from recurra.training.trainer import Due, Trainer
 from recurra.training.work import Surroundings, work
 
 ROUNDS = 5
-STEPS = 60
-WARM = 15
+STEPS = 50
+WARM = 10
 """Steps of a run that are not counted: the first window, the kernels' first calls."""
 
 
@@ -58,10 +59,10 @@ def make_run(base: str, name: str) -> TrainRun:
             "name": name,
             "task": "language_model",
             "data": {"train": f"{base}/text"},
-            "model": {"cell": "lstm", "hidden_size": 256, "layers": 2},
+            "model": {"cell": "lstm", "hidden_size": 256},
             "train": {
                 "steps": STEPS,
-                "global_batch": {"sequences": 64},
+                "global_batch": {"sequences": 32},
                 "truncated_bptt": 64,
                 "learning_rate": 0.001,
                 "checkpoint_every": {"steps": 100_000},
@@ -143,12 +144,15 @@ def worker(base: str, name: str, size: int, rank: int) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         base = f"file://{directory}"
         write_text(base)
         steps: dict[str, list[float]] = {"bare": [], "ours": [], "one": [], "two": []}
-        for number in range(ROUNDS):
+        for number in range(rounds):
             steps["bare"].append(bare(make_run(base, f"bare-{number}")))
             steps["ours"].append(ours(make_run(base, f"ours-{number}")))
             steps["one"].append(on_workers(base, f"one-{number}", 1))
