@@ -11,6 +11,7 @@ from typing import Any
 
 from recurra.data.vocabulary import TextStream
 from recurra.errors import RequestError
+from recurra.models.sequence import SequenceModel
 from recurra.serving.completions import FLUSH_S
 from recurra.serving.memory import NTM, MemoryView, view
 from recurra.serving.messages import SessionAnswer, SessionCreate, SessionStep
@@ -144,7 +145,7 @@ class SessionService:
             RequestError: 404 when the model has no memory.
         """
         model = self._service.served.model
-        if model.config.cell != NTM:
+        if not isinstance(model, SequenceModel) or model.config.cell != NTM:
             raise RequestError(
                 f"'{self._service.served.name}' is a {model.config.cell}, which has no memory to look into. "
                 "Train with model.cell: ntm, or get the whole state from GET .../state.",
