@@ -53,7 +53,7 @@ def test_memory_is_that_of_all_workers(base: str) -> None:
 
 def test_evaluation_data_of_another_vocabulary_is_a_problem(base: str) -> None:
     """Found when the run starts, otherwise: when the cluster is there and is paid for."""
-    write(f"{base}/other", CharacterVocabulary(list("abcdefgilnoe 0123456789")))
+    write(f"{base}/other", CharacterVocabulary(list("abcdefgilno 0123456789")))
     (problem,) = make_plan(job(base, data={"eval": f"{base}/other"}), None).problems
     assert "was written with another vocabulary than" in problem
 
