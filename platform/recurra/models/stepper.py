@@ -29,8 +29,8 @@ from recurra.models.sequence import Model, SequenceModel
 from recurra.models.state import State, put_rows, select_rows
 
 Precision = Literal["float32", "int8"]
-"""`int8`: the matrices of rnn, gru and lstm layers as 8-bit integers, in native steps on a CPU alone. Three to seven times
-faster at batch 1; an output is then off by about 1 % of its range (tests/benchmarks/RESULTS.md)."""
+"""`int8`: the matrices of rnn, gru and lstm layers as 8-bit integers, in native steps on a CPU alone. Three times faster at
+batch 1; outputs are off by about 1 % of their range, byte models by less than 0.001 bits (tests/benchmarks/RESULTS.md)."""
 
 
 class Stepper(ABC):

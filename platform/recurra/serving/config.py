@@ -88,7 +88,7 @@ class ServeConfig(Section):
     deterministic: bool = False
     """Compute in batches of one fixed shape, so that no bit of an answer depends on its neighbours in the batch."""
     step_precision: Literal["float32", "int8"] = "float32"
-    """int8: step rnn, gru and lstm layers on a CPU with 8-bit matrices: three to seven times faster for one sequence, and
+    """int8: step rnn, gru and lstm layers on a CPU with 8-bit matrices: three times faster for one sequence, and
     off by about 1 % of the outputs' range. Whole inputs are read in the model's own precision all the same."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)
