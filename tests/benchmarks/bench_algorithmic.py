@@ -5,6 +5,8 @@ this process's children), and the published model is measured at sizes within an
 paper's size learns from the same data, by the same job with another model and rate.
 
     python tests/benchmarks/bench_algorithmic.py --problems copy --seeds 10 --jobs 2
+
+All of it takes some hours of one core; --keep lets it be done in parts.
 """
 
 import argparse
@@ -105,9 +107,9 @@ def summary(problem, cell, found):
         "seeds": len(found),
         "bar": bar,
         "solved": {size: sum(value < bar for value in values) for size, values in bits.items()},
-        "median": {size: statistics.median(values) for size, values in bits.items()},
-        "lowest": {size: values[0] for size, values in bits.items()},
-        "highest": {size: values[-1] for size, values in bits.items()},
+        "median": {size: round(statistics.median(values), 5) for size, values in bits.items()},
+        "lowest": {size: round(values[0], 5) for size, values in bits.items()},
+        "highest": {size: round(values[-1], 5) for size, values in bits.items()},
         "median_sequences": statistics.median(one["trained_sequences"] for one in found),
         "median_cpu_s": statistics.median(one["cpu_s"] for one in found),
     }

@@ -11,7 +11,7 @@ from recurra.tasks.problems.recall import AssociativeRecall
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="such as s3://recurra/datasets/recall or file:///tmp/recall")
-    parser.add_argument("--sequences", type=int, default=40_000, help="training sequences")
+    parser.add_argument("--sequences", type=int, default=120_000, help="training sequences")
     parser.add_argument("--eval-sequences", type=int, default=1000)
     parser.add_argument("--width", type=int, default=6, help="bits of a vector")
     parser.add_argument("--item", type=int, default=3, help="vectors of an item")
