@@ -43,7 +43,9 @@ def witness_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def driver(ray_cluster, witness_dir: Path) -> Iterator[None]:
-    environment = {"PYTHONPATH": str(Path(__file__).with_name("on_workers")), "WITNESS_DIR": str(witness_dir)}
+    # What this process was told comes along: workers run the code under test, not whichever is installed.
+    paths = [str(Path(__file__).with_name("on_workers")), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "WITNESS_DIR": str(witness_dir)}
     ray.init(
         address=ray_cluster.address,
         namespace="recurra",
