@@ -60,7 +60,7 @@ CONTENDERS = (
     Contender("mosaicml", ("mosaicml-streaming==0.13.0",)),
     Contender("litdata", ("litdata==0.2.76",)),
     Contender("webdataset", ("webdataset==1.0.2",), resumes=False),
-    Contender("ray_data", ("ray[data]==2.60.0",), workers=(0,), resumes=False),
+    Contender("ray_data", ("ray[data,train]==2.60.0",), workers=(0,), resumes=False),
 )
 
 
@@ -150,7 +150,7 @@ def python_of(bench: Bench, contender: Contender) -> Path:
     """The interpreter of the contender's environment, which is made the first time."""
     if not contender.packages:
         return Path(sys.executable)
-    folder = bench.venvs / "-".join(package.replace("[data]", "") for package in contender.packages)
+    folder = bench.venvs / "-".join(package.replace("[data,train]", "") for package in contender.packages)
     done = folder / "installed"
     if not done.exists():
         print(f"installing {', '.join(contender.packages)} into {folder}", flush=True)
