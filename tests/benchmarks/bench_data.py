@@ -209,14 +209,17 @@ def read(
     state: Any = None,
     mode: str = "buckets",
 ) -> list[Measured]:
-    """What each reader counted; readers start together, each with an empty cache."""
+    """What each reader counted; readers start together, each with an empty cache, always in the same place: litdata goes on
+    nowhere else."""
     endpoint = bench.endpoints[network]
     signer = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
     prefix = f"{dataset}/{contender.name}"
     keys = [item["Key"] for item in bench.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}/")["Contents"]]
     credentials = bench.server.environment()
     processes = 1 if contender.name == "ray_data" else world
-    with tempfile.TemporaryDirectory(dir=bench.work) as shared:
+    shared = bench.work / "caches"
+    shared.mkdir()
+    try:
         started = []
         for rank in range(processes):
             request = {
@@ -225,7 +228,7 @@ def read(
                 "endpoint": endpoint,
                 "access_key": credentials["AWS_ACCESS_KEY_ID"],
                 "secret_key": credentials["AWS_SECRET_ACCESS_KEY"],
-                "folder": shared,
+                "folder": str(shared),
                 "rank": rank,
                 "world": world,
                 "workers": workers,
@@ -238,6 +241,8 @@ def read(
             }
             started.append(start_reader(bench, contender, request))
         return [finish_reader(bench, contender, process) for process in started]
+    finally:
+        shutil.rmtree(shared)
 
 
 def start_reader(bench: Bench, contender: Contender, request: Measured) -> subprocess.Popen[str]:
