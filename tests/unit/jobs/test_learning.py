@@ -165,7 +165,7 @@ def test_captions_are_translated_far_better_than_by_the_nearest_training_sentenc
     """Multi30k, test2016: the translation of the nearest training sentence has BLEU 10.0."""
     prepare("translation", "mt/multi30k_en_de", local_url)
     job = job_of("translation", local_url)
-    assert learn(job, data__eval=f"{local_url}/test", train__evaluate_every=100_000)["bleu"] > 20
+    assert learn(job, data__eval=f"{local_url}/test", train__evaluate_every=100_000)["bleu"] > 15
 
 
 @pytest.mark.data_dir
@@ -173,7 +173,7 @@ def test_captions_are_translated_far_better_than_by_the_nearest_training_sentenc
 def test_recordings_are_understood(learn: Learn, local_url: str):
     """AN4's test set: silence has a word error rate of 100 %."""
     prepare("speech", "speech/an4_mfcc", local_url)
-    assert learn(job_of("speech", local_url))["wer"] < 50
+    assert learn(job_of("speech", local_url))["wer"] < 30
 
 
 @pytest.mark.data_dir
