@@ -85,7 +85,7 @@ def bare(run: TrainRun) -> float:
     """Seconds a step of the loop that one writes by hand."""
     trainer = run.build(SingleRank(), Origin("bare", "cpu", None, None, print))
     task, model = trainer.update.task, trainer.update.model.train()
-    made = [task.tensors(batch, "cpu") for batch in islice(trainer.batches(), STEPS)]
+    made = [task.tensors(batch) for batch in islice(trainer.batches(), STEPS)]
     trainer.close()
     for parameter in model.parameters():
         parameter.grad = None

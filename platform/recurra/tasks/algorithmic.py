@@ -82,7 +82,7 @@ class AlgorithmicTask(Task):
     def limits(self) -> list[str]:
         return [f"Solves {self.problem.name} for vectors of {self.problem.width} bits, and nothing else."]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `bits` [B, T, K], `counted` [B, T], `present` [B], which is False for filler rows, and `optimum` [B], the
         bits that the best predictor pays, where a problem has one.
 
@@ -100,13 +100,13 @@ class AlgorithmicTask(Task):
         if "optimum" in batch.columns:
             optimum["optimum"] = torch.from_numpy(batch.columns["optimum"].astype(np.float64) * present_B)
         return TaskTensors(
-            inputs=torch.from_numpy(batch.columns["inputs"].astype(np.float32)).to(device),
+            inputs=torch.from_numpy(batch.columns["inputs"].astype(np.float32)),
             lengths=torch.from_numpy(batch.lengths.astype(np.int64)),
             reset=None,
             targets={
-                "bits": torch.from_numpy(batch.columns["targets"].astype(np.float32)).to(device),
-                "counted": torch.from_numpy(counted_BT).to(device),
-                "present": torch.from_numpy(present_B).to(device),
+                "bits": torch.from_numpy(batch.columns["targets"].astype(np.float32)),
+                "counted": torch.from_numpy(counted_BT),
+                "present": torch.from_numpy(present_B),
                 **optimum,
             },
         )

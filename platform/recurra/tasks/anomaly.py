@@ -144,7 +144,7 @@ class AnomalyTask(Task):
             "Finds what is unusual, which need not be what is wrong.",
         ]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `target`, `counted` [B, T] (judged at all), `anomalous` and `calibrates` [B, T].
 
         Raises:
@@ -173,10 +173,10 @@ class AnomalyTask(Task):
             "calibrates": self._flags(batch, CALIBRATES, 1) & counted_BT,
         }
         return TaskTensors(
-            inputs=torch.from_numpy(stacked([row.inputs for row in rows], lengths, shape[1])).to(device),
+            inputs=torch.from_numpy(stacked([row.inputs for row in rows], lengths, shape[1])),
             lengths=torch.from_numpy(batch.lengths.astype(np.int64)),
             reset=None,
-            targets={name: torch.from_numpy(value).to(device) for name, value in targets.items()},
+            targets={name: torch.from_numpy(value) for name, value in targets.items()},
         )
 
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:

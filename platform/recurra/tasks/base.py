@@ -22,7 +22,7 @@ from recurra.models.state import State
 
 @dataclass(frozen=True)
 class TaskTensors:
-    """One batch as the model and the loss take it, on the model's device."""
+    """One batch as the model and the loss take it."""
 
     inputs: Tensor
     """Token ids [B, T] int64, or features [B, T, D] float32."""
@@ -121,8 +121,8 @@ class Task(ABC):
         """Steps beyond the window that targets need in lanes mode (1 for next-token prediction)."""
 
     @abstractmethod
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
-        """Arrays of a batch as tensors."""
+    def tensors(self, batch: Batch) -> TaskTensors:
+        """Arrays of a batch as tensors on the CPU; `TaskTensors.to` moves them."""
 
     def forward(self, model: Model, tensors: TaskTensors, state: State | None) -> tuple[Tensor, State]:
         """What `loss` is computed from, and the state afterwards. Training and evaluation call it; a task whose model

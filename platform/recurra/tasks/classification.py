@@ -123,7 +123,7 @@ class ClassificationTask(Task):
     def limits(self) -> list[str]:
         return [f"Answers with one of {len(self.labels)} labels whatever it reads, also where none of them fits."]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `label` [B], and `weight` [B], which is 0 for filler rows.
 
         Raises:
@@ -136,12 +136,12 @@ class ClassificationTask(Task):
             )
         dtype = np.int64 if self.features is None else np.float32
         return TaskTensors(
-            inputs=torch.from_numpy(batch.columns[self.config.column].astype(dtype)).to(device),
+            inputs=torch.from_numpy(batch.columns[self.config.column].astype(dtype)),
             lengths=torch.from_numpy(batch.lengths),
             reset=None,
             targets={
-                "label": torch.from_numpy(batch.columns[self.config.label].astype(np.int64)).to(device),
-                "weight": torch.from_numpy(batch.weight).to(device),
+                "label": torch.from_numpy(batch.columns[self.config.label].astype(np.int64)),
+                "weight": torch.from_numpy(batch.weight),
             },
         )
 

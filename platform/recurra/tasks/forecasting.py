@@ -147,7 +147,7 @@ class ForecastingTask(Task):
             "What never happened in the series that it learned from is in no forecast of its.",
         ]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """See `ForecastArrays` for the targets.
 
         Raises:
@@ -161,10 +161,10 @@ class ForecastingTask(Task):
             )
         arrays = forecast_batch(self.shape, self.config, batch)
         return TaskTensors(
-            inputs=torch.from_numpy(arrays.features_BTD).to(device),
+            inputs=torch.from_numpy(arrays.features_BTD),
             lengths=torch.from_numpy(arrays.lengths_B),
             reset=None,
-            targets={name: torch.from_numpy(value).to(device) for name, value in arrays.targets().items()},
+            targets={name: torch.from_numpy(value) for name, value in arrays.targets().items()},
         )
 
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:

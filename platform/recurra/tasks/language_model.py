@@ -80,7 +80,7 @@ class LanguageModelTask(Task):
     def limits(self) -> list[str]:
         return [f"Knows {self.vocabulary.size:,} tokens, and no facts: what it writes is likely text, not true text."]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Inputs are all steps of a row but its last, targets are all but its first: `next` [B, T], and `counted`."""
         tokens_BS = batch.columns[self.config.column].astype(np.int64)
         steps = np.arange(1, tokens_BS.shape[1])
@@ -88,12 +88,12 @@ class LanguageModelTask(Task):
         reset_BT = batch.reset[:, :-1]
         whole_rows = batch.lanes is None and not reset_BT[:, 1:].any()
         return TaskTensors(
-            inputs=torch.from_numpy(tokens_BS[:, :-1]).to(device),
+            inputs=torch.from_numpy(tokens_BS[:, :-1]),
             lengths=torch.from_numpy(np.maximum(batch.lengths - 1, 0)),
-            reset=None if whole_rows else torch.from_numpy(reset_BT).to(device),
+            reset=None if whole_rows else torch.from_numpy(reset_BT),
             targets={
-                "next": torch.from_numpy(tokens_BS[:, 1:]).to(device),
-                "counted": torch.from_numpy(counted_BT).to(device),
+                "next": torch.from_numpy(tokens_BS[:, 1:]),
+                "counted": torch.from_numpy(counted_BT),
             },
         )
 

@@ -89,7 +89,7 @@ class MusicTask(Task):
             "Draws the notes of a step independently of each other, so chords of its own may clash.",
         ]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Inputs are all steps of a row but its last, targets all but its first: `next` [B, T, W], `counted` [B, T]."""
         notes_BSW = batch.columns[self.config.column].astype(np.float32)
         steps = np.arange(1, notes_BSW.shape[1])
@@ -97,12 +97,12 @@ class MusicTask(Task):
         reset_BT = batch.reset[:, :-1]
         whole_rows = batch.lanes is None and not reset_BT[:, 1:].any()
         return TaskTensors(
-            inputs=torch.from_numpy(notes_BSW[:, :-1]).to(device),
+            inputs=torch.from_numpy(notes_BSW[:, :-1]),
             lengths=torch.from_numpy(np.maximum(batch.lengths - 1, 0)),
-            reset=None if whole_rows else torch.from_numpy(reset_BT).to(device),
+            reset=None if whole_rows else torch.from_numpy(reset_BT),
             targets={
-                "next": torch.from_numpy(notes_BSW[:, 1:]).to(device),
-                "counted": torch.from_numpy(counted_BT).to(device),
+                "next": torch.from_numpy(notes_BSW[:, 1:]),
+                "counted": torch.from_numpy(counted_BT),
             },
         )
 

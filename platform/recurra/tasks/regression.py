@@ -78,7 +78,7 @@ class RegressionTask(Task):
     def lookahead(self) -> int:
         return 0
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `target` [B] float32, and `weight` [B], which is 0 for filler rows.
 
         Raises:
@@ -90,12 +90,12 @@ class RegressionTask(Task):
                 "Remove train.truncated_bptt and set data.mode to buckets."
             )
         return TaskTensors(
-            inputs=torch.from_numpy(batch.columns[self.config.column].astype(np.float32)).to(device),
+            inputs=torch.from_numpy(batch.columns[self.config.column].astype(np.float32)),
             lengths=torch.from_numpy(batch.lengths),
             reset=None,
             targets={
-                "target": torch.from_numpy(batch.columns[self.config.target].astype(np.float32)).to(device),
-                "weight": torch.from_numpy(batch.weight).to(device),
+                "target": torch.from_numpy(batch.columns[self.config.target].astype(np.float32)),
+                "weight": torch.from_numpy(batch.weight),
             },
         )
 

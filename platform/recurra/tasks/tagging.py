@@ -149,7 +149,7 @@ class TaggingTask(Task):
     def lookahead(self) -> int:
         return 0
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `tags` [B, T] and `counted` [B, T], True at the real words of real sentences.
 
         Raises:
@@ -167,12 +167,12 @@ class TaggingTask(Task):
             inputs = np.concatenate([words_BT[:, :, None].astype(np.float32), letters_BTW.astype(np.float32)], 2)
         counted_BT = (np.arange(words_BT.shape[1]) < batch.lengths[:, None]) & (batch.weight > 0)[:, None]
         return TaskTensors(
-            inputs=torch.from_numpy(inputs).to(device),
+            inputs=torch.from_numpy(inputs),
             lengths=torch.from_numpy(batch.lengths),
             reset=None,
             targets={
-                "tags": torch.from_numpy(batch.columns[self.config.tags].astype(np.int64)).to(device),
-                "counted": torch.from_numpy(counted_BT).to(device),
+                "tags": torch.from_numpy(batch.columns[self.config.tags].astype(np.int64)),
+                "counted": torch.from_numpy(counted_BT),
             },
         )
 

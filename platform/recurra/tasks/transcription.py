@@ -142,7 +142,7 @@ class TranscriptionTask(Task):
     def lookahead(self) -> int:
         return 0
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `symbols` [B, U], `symbol_count` [B], `real` [B], and `reference` [B, S], the text in bytes.
 
         Raises:
@@ -165,10 +165,10 @@ class TranscriptionTask(Task):
             "reference": texts_to_bytes(texts),
         }
         return TaskTensors(
-            inputs=torch.from_numpy(stack_frames(frames_BTF, self.config.stack)).to(device),
+            inputs=torch.from_numpy(stack_frames(frames_BTF, self.config.stack)),
             lengths=torch.from_numpy(-(-batch.lengths // self.config.stack)),
             reset=None,
-            targets={name: value.to(device) for name, value in targets.items()},
+            targets={name: value for name, value in targets.items()},
         )
 
     def forward(self, model: Model, tensors: TaskTensors, state: State | None) -> tuple[Tensor, State]:

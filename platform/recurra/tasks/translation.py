@@ -96,7 +96,7 @@ class TranslationTask(Task):
     def lookahead(self) -> int:
         return 0
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `given` [B, U] (the end token, then the answer), `next` [B, U] (the answer, then the end token),
         `counted` [B, U], and `reference` [B, S], the answer's text in bytes.
 
@@ -117,10 +117,10 @@ class TranslationTask(Task):
         counted_BU = (torch.arange(given_BU.shape[1]) < lengths_B[:, None]) & real_B[:, None]
         targets = {"given": given_BU, "next": next_BU, "counted": counted_BU, "reference": texts_to_bytes(texts)}
         return TaskTensors(
-            inputs=torch.from_numpy(batch.columns[self.config.column].astype(np.int64)).to(device),
+            inputs=torch.from_numpy(batch.columns[self.config.column].astype(np.int64)),
             lengths=torch.from_numpy(batch.lengths),
             reset=None,
-            targets={name: value.to(device) for name, value in targets.items()},
+            targets={name: value for name, value in targets.items()},
         )
 
     def forward(self, model: Model, tensors: TaskTensors, state: State | None) -> tuple[Tensor, State]:

@@ -122,8 +122,8 @@ class ActionTask(FramesTask):
             return self.actions.limits()
         return [*self.actions.limits(), "Chooses its captions by the label; it writes none of its own."]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
-        return self.actions.tensors(batch, device)
+    def tensors(self, batch: Batch) -> TaskTensors:
+        return self.actions.tensors(batch)
 
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:
         return self.actions.loss(outputs, tensors)
@@ -205,7 +205,7 @@ class BoxTask(FramesTask):
     def limits(self) -> list[str]:
         return ["Gives one box for every frame, also where there is nothing to be seen."]
 
-    def tensors(self, batch: Batch, device: str) -> TaskTensors:
+    def tensors(self, batch: Batch) -> TaskTensors:
         """Targets: `box` [B, T, 4] and `counted` [B, T]. Windows of a video are fine."""
         shape = batch.reset.shape
         real_BT = (np.arange(shape[1]) < batch.lengths[:, None]) & (batch.weight > 0)[:, None]
@@ -213,12 +213,12 @@ class BoxTask(FramesTask):
             real_BT = real_BT & (batch.columns[self.config.counted] != 0)
         whole_rows = batch.lanes is None and not batch.reset[:, 1:].any()
         return TaskTensors(
-            inputs=torch.from_numpy(batch.columns[self.config.column].astype(np.float32)).to(device),
+            inputs=torch.from_numpy(batch.columns[self.config.column].astype(np.float32)),
             lengths=torch.from_numpy(batch.lengths.astype(np.int64)),
-            reset=None if whole_rows else torch.from_numpy(batch.reset).to(device),
+            reset=None if whole_rows else torch.from_numpy(batch.reset),
             targets={
-                "box": torch.from_numpy(batch.columns[self.config.box].astype(np.float32)).to(device),
-                "counted": torch.from_numpy(real_BT).to(device),
+                "box": torch.from_numpy(batch.columns[self.config.box].astype(np.float32)),
+                "counted": torch.from_numpy(real_BT),
             },
         )
 

@@ -53,7 +53,7 @@ def evaluate(
     sums: dict[str, Tensor] = {}
     samples: list[dict[str, Any]] = []
     for done, batch in enumerate(islice(batches, limit), 1):
-        tensors = task.tensors(batch, "cpu").to(device)
+        tensors = task.tensors(batch).to(device)
         state = lanes.take(batch.lanes) if batch.lanes is not None else None
         outputs, end = task.forward(model, tensors, state)
         if batch.lanes is not None:

@@ -59,7 +59,7 @@ def measure_reach(task: Task, model: SequenceModel, batch: Batch) -> Reach | Non
         None when no row has a counted step.
     """
     device = str(next(model.parameters()).device)
-    tensors, ends_B = _last_steps(_shorten(task.tensors(batch, "cpu")))
+    tensors, ends_B = _last_steps(_shorten(task.tensors(batch)))
     if not bool((ends_B >= 0).any()):
         return None
     tensors = tensors.to(device)

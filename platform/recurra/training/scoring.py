@@ -115,7 +115,7 @@ def _per_sequence(loaded: LoadedModel, dataset: Dataset) -> Iterator[tuple[list[
     pipeline = Pipeline(dataset, options, rank=0, world_size=1, epochs=1)
     try:
         for batch in pipeline:
-            tensors = task.tensors(batch, "cpu")
+            tensors = task.tensors(batch)
             outputs, _ = model(tensors.inputs, None, tensors.lengths, tensors.reset)
             real = [row for row, sequence in enumerate(batch.ids) if sequence >= 0]
             yield [_sums(task, outputs[row : row + 1], _row(tensors, row)) for row in real], batch.global_tokens

@@ -144,7 +144,7 @@ class TrainStep:
             self.lanes.put(batch.lanes, {name: torch.cat([end[name] for end in ends]) for name in ends[0]})
 
     def _forward(self, batch: Batch, state: State | None) -> tuple[State, Loss, Tensor | None]:
-        tensors = self.task.tensors(batch, "cpu").to(self.device)
+        tensors = self.task.tensors(batch).to(self.device)
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast)
         with autocast, self._penalty.watching():
             outputs, end = self.task.forward(self.model, tensors, state)

@@ -32,7 +32,7 @@ def trace_heads(task: Task, model: Model, batches: Iterable[Batch]) -> dict[str,
     chosen, row = _longest(batches)
     if chosen is None:
         return None
-    tensors = task.tensors(chosen, device)
+    tensors = task.tensors(chosen).to(device)
     steps = min(int(tensors.lengths[row]), _MOST_STEPS)
     inputs = tensors.inputs[row : row + 1, :steps]
     trace = model.trace(inputs)

@@ -24,7 +24,7 @@ def test_guessing_costs_one_bit_for_each_bit(write: Write):
     """By hand: sequences of 3 and 1 vectors of 2 bits at probability 1/2 cost 6 and 2 bits, 4 a sequence."""
     task = AlgorithmicTask(COPY)
     dataset = write(COPY.schema, METADATA, [COPY.of(BITS), COPY.of(BITS[:1])])
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=4)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=4)))
 
     loss = task.loss(torch.zeros(*tensors.inputs.shape[:2], 2), tensors)
     metrics = task.metrics(float(loss.total), float(loss.count), {k: float(v) for k, v in loss.sums.items()})
@@ -38,7 +38,7 @@ def test_one_wrong_bit_is_an_unsolved_sequence(write: Write):
     """`solved` is what generalisation is judged by."""
     task = AlgorithmicTask(COPY)
     dataset = write(COPY.schema, METADATA, [COPY.of(BITS), COPY.of(BITS[:1])])
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)))
     outputs = 20 * (2 * tensors.targets["bits"] - 1)
     longer = int(tensors.lengths.argmax())
     outputs[longer, -1, 0] *= -1
@@ -55,7 +55,7 @@ def test_windows_are_refused(write: Write):
     task = AlgorithmicTask(COPY)
     dataset = write(COPY.schema, METADATA, [COPY.of(BITS)] * 3)
     with pytest.raises(ConfigError, match="Remove train.truncated_bptt"):
-        task.tensors(next(one_epoch(dataset, mode="lanes", batch_sequences=2, window=4)), "cpu")
+        task.tensors(next(one_epoch(dataset, mode="lanes", batch_sequences=2, window=4)))
 
 
 def test_a_request_poses_the_problem_and_gets_the_bits():
@@ -133,7 +133,7 @@ def test_what_the_best_predictor_pays_stands_beside_what_was_paid(write: Write):
     examples = [problem.of(np.array(bits)) for bits in ([1, 1, 1], [0, 1])]
     dataset = write(problem.schema, {"problem": problem.describe()}, examples)
     task = task_from_dataset(AlgorithmicConfig(problem="dynamic_ngrams"), dataset.schema, dataset.metadata)
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=4)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=4)))
 
     loss = task.loss(torch.zeros(*tensors.inputs.shape[:2], 1), tensors)
     metrics = task.metrics(float(loss.total), float(loss.count), {k: float(v) for k, v in loss.sums.items()})
@@ -160,7 +160,7 @@ def test_samples_show_bits_beside_answers(write: Write):
     """The report shows what the numbers mean."""
     task = AlgorithmicTask(COPY)
     tensors = task.tensors(
-        next(one_epoch(write(COPY.schema, METADATA, [COPY.of(BITS)]), mode="buckets", batch_sequences=1)), "cpu"
+        next(one_epoch(write(COPY.schema, METADATA, [COPY.of(BITS)]), mode="buckets", batch_sequences=1))
     )
 
     (sample,) = task.samples(tensors.targets["bits"] - 0.5, tensors)

@@ -40,7 +40,7 @@ def train(task: AnomalyTask, batch, config: ModelConfig, updates: int) -> torch.
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = task.build_model(config)
-    tensors = task.tensors(batch, "cpu")
+    tensors = task.tensors(batch)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(updates):
         loss = task.loss(model(tensors.inputs, None, tensors.lengths)[0], tensors)
@@ -51,7 +51,7 @@ def train(task: AnomalyTask, batch, config: ModelConfig, updates: int) -> torch.
 
 
 def evaluate(task: AnomalyTask, model, batch) -> dict[str, float]:
-    tensors = task.tensors(batch, "cpu")
+    tensors = task.tensors(batch)
     with torch.no_grad():
         return task.metrics(*numbers(task.loss(model(tensors.inputs, None, tensors.lengths)[0], tensors)))
 
@@ -60,7 +60,7 @@ def test_a_session_of_events_counts_once_by_its_worst_step(write: Write):
     """By hand: with odds 4 : 2 : 1 at every step, `open` has rank 1, `read` 2, `close` 3. The loss is of normal ones."""
     rows = [session([0, 0, 1]), session([0, 2], anomalous=1), session([0], calibrates=1), session([2], calibrates=2)]
     (batch,) = one_epoch(write(LOGS, {"events": EVENTS}, rows), mode="buckets", batch_sequences=4)
-    tensors = EVENT_TASK.tensors(batch, "cpu")
+    tensors = EVENT_TASK.tensors(batch)
     outputs = torch.tensor([4.0, 2, 1]).log().expand(*batch.reset.shape, 3)
     loss = EVENT_TASK.loss(outputs, tensors)
     total, count, sums = numbers(loss)
@@ -77,7 +77,7 @@ def test_a_session_of_events_counts_once_by_its_worst_step(write: Write):
 def test_a_model_sees_the_step_before_the_one_it_is_judged_by(write: Write):
     """The first is judged after a mark of the start, so that sessions that begin wrongly are found, too."""
     (batch,) = one_epoch(write(LOGS, {"events": EVENTS}, [session([2, 1, 0])]), mode="buckets", batch_sequences=1)
-    tensors = EVENT_TASK.tensors(batch, "cpu")
+    tensors = EVENT_TASK.tensors(batch)
 
     assert tensors.inputs.tolist() == [[3, 2, 1]]
     assert tensors.targets["target"].tolist() == [[2, 1, 0]]
@@ -89,7 +89,7 @@ def test_values_are_seen_in_units_of_the_steps_before(write: Write):
     task = value_task(warm_up=8)
     rows = [{"values": [8, 12] * 4 + [16, 10], "anomalous": [0] * 9 + [1]}]
     (batch,) = one_epoch(write(SENSOR, {}, rows), mode="buckets", batch_sequences=1)
-    tensors = task.tensors(batch, "cpu")
+    tensors = task.tensors(batch)
     last = (10 - 11) / np.std([12, 8, 12, 8, 12, 8, 12, 16])
 
     assert np.sinh(tensors.inputs[0, :, 0].numpy()) == pytest.approx([0, -1, 1, -1, 1, -1, 1, -1, 1, 3], abs=1e-5)

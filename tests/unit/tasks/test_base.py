@@ -107,7 +107,7 @@ def test_two_workers_measure_together_what_one_measures(write: Write, kind: str)
         for rank in range(world_size):
             batches = one_epoch(case.dataset, mode="buckets", batch_sequences=2, rank=rank, world_size=world_size)
             for batch in batches:
-                tensors = case.task.tensors(batch, "cpu")
+                tensors = case.task.tensors(batch)
                 with torch.no_grad():
                     outputs, _ = case.task.forward(model, tensors, None)
                     measured = case.task.measure(model, tensors, want_samples=False)
@@ -125,7 +125,7 @@ def test_two_workers_measure_together_what_one_measures(write: Write, kind: str)
 def test_the_loss_has_a_gradient_that_lowers_it(write: Write, kind: str):
     """A few small steps downhill on one batch: a sign or a mask that is wrong shows here."""
     case = CASES[kind](write)
-    tensors = case.task.tensors(next(one_epoch(case.dataset, mode="buckets", batch_sequences=3)), "cpu")
+    tensors = case.task.tensors(next(one_epoch(case.dataset, mode="buckets", batch_sequences=3)))
     model = model_of(case)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
 
@@ -169,9 +169,7 @@ def test_the_request_schema_takes_the_example_and_nothing_else(write: Write, kin
 def test_a_batch_moves_to_the_models_device_but_for_its_lengths(write: Write):
     """Lengths are read on the CPU at every step: on a GPU each read would wait for all that it computes."""
     case = CASES["language_model"](write)
-    tensors = case.task.tensors(
-        next(one_epoch(case.dataset, mode="lanes", batch_sequences=2, window=4, lookahead=1)), "cpu"
-    )
+    tensors = case.task.tensors(next(one_epoch(case.dataset, mode="lanes", batch_sequences=2, window=4, lookahead=1)))
 
     moved = tensors.to("meta")
 
@@ -190,7 +188,7 @@ def test_what_was_copied_to_a_gpu_is_what_was_there(write: Write, kind: str):
     """Copies run beside the computation: one that came too late would train on the batch before."""
     case = CASES[kind](write)
     for batch in one_epoch(case.dataset, mode="buckets", batch_sequences=2):
-        tensors = case.task.tensors(batch, "cpu")
+        tensors = case.task.tensors(batch)
         moved = tensors.to("cuda")
         assert torch.equal(moved.inputs.cpu(), tensors.inputs)
         assert all(torch.equal(moved.targets[name].cpu(), value) for name, value in tensors.targets.items())

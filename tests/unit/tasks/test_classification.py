@@ -42,7 +42,7 @@ def metrics_of(
         outputs = torch.zeros(len(batch.ids), len(LABELS))
         for index, number in enumerate(batch.ids.tolist()):
             outputs[index, guesses.get(number, 0)] = 50
-        loss = task.loss(outputs, task.tensors(batch, "cpu"))
+        loss = task.loss(outputs, task.tensors(batch))
         total, count = total + float(loss.total), count + float(loss.count)
         for name, value in loss.sums.items():
             sums[name] = sums.get(name, 0.0) + float(value)
@@ -65,7 +65,7 @@ def test_a_uniform_model_costs_the_logarithm_of_the_number_of_labels(write: Writ
     """The scale of the loss, in nats."""
     task = task_of()
     batch = next(one_epoch(write(TOKENS, METADATA, rows(0, 1, 2)), mode="buckets", batch_sequences=3))
-    loss = task.loss(torch.zeros(3, 3), task.tensors(batch, "cpu"))
+    loss = task.loss(torch.zeros(3, 3), task.tensors(batch))
 
     assert float(loss.total) == pytest.approx(3 * math.log(3))
     assert float(loss.count) == 3
@@ -75,7 +75,7 @@ def test_label_smoothing_is_torchs(write: Write):
     """The same numbers as torch.nn.functional.cross_entropy; `nll` is without smoothing."""
     task = task_of(ClassificationConfig(label_smoothing=0.2))
     batch = next(one_epoch(write(TOKENS, METADATA, rows(0, 1, 2)), mode="buckets", batch_sequences=3))
-    tensors = task.tensors(batch, "cpu")
+    tensors = task.tensors(batch)
     outputs = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
     label = tensors.targets["label"]
 
@@ -143,7 +143,7 @@ def test_features_are_classified_like_tokens(write: Write):
     task = task_from_dataset(ClassificationConfig(column="frames"), dataset.schema, dataset.metadata)
     model = task.build_model(ModelConfig(hidden_size=4, pooling="mean"))
 
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)))
     outputs, _ = model(tensors.inputs, None, tensors.lengths)
     assert float(task.loss(outputs, tensors).count) == 2
     assert task.encode({"values": [[0.5, 1]]}).inputs.tolist() == [[0.5, 1.0]]
@@ -173,7 +173,7 @@ def test_windows_are_refused(write: Write):
     dataset = write(schema, {"vocabulary": WORDS.to_json()}, [{"tokens": [3, 4, 5, 6]}])
     batch = next(one_epoch(dataset, mode="lanes", batch_sequences=1, window=2))
     with pytest.raises(ConfigError, match="Remove train.truncated_bptt"):
-        task_of().tensors(batch, "cpu")
+        task_of().tensors(batch)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_samples_show_truth_guess_and_text(write: Write):
     task = task_of()
     batch = next(one_epoch(write(TOKENS, METADATA, rows(2)), mode="buckets", batch_sequences=1))
 
-    (sample,) = task.samples(torch.tensor([[0.0, 0.0, 50.0]]), task.tensors(batch, "cpu"))
+    (sample,) = task.samples(torch.tensor([[0.0, 0.0, 50.0]]), task.tensors(batch))
     assert (sample["label"], sample["guess"]) == ("good", "good")
     assert sample["score"] == pytest.approx(1)
     assert sample["text"] == WORDS.decode([3])

@@ -46,7 +46,7 @@ def test_mase_of_the_seasonal_naive_forecast_is_its_error_in_its_own_unit(write:
     MASE = ((3 + 1) / 2) / ((2 + 4) / 2) and sMAPE = 50 * (2 * 3 / 27 + 2 * 1 / 49)."""
     task = task_of()
     dataset = write(SCHEMA, METADATA, [row([10, 20, 12, 24, 15, 25], 2)])
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)))
 
     # Base 13.5 and 23.5, scale 18.
     naive = torch.tensor([-1.5, -1.5, -1.5, 0.5, 0.5, 0.5]).expand(1, 4, 6) / 18
@@ -67,7 +67,7 @@ def test_every_origin_behind_the_first_season_predicts_all_that_follows(write: W
     """Forking sequences: one pass over a series trains on every forecast that could have been made in it."""
     task = task_of()
     batch = next(one_epoch(write(SCHEMA, METADATA, [row([1, 2, 3, 4, 5, 6])]), mode="buckets", batch_sequences=1))
-    targets = task.tensors(batch, "cpu").targets
+    targets = task.tensors(batch).targets
 
     assert targets["counted"][0].tolist() == [
         [False] * 2,
@@ -87,7 +87,7 @@ def test_a_held_out_end_is_neither_read_nor_counted_twice(write: Write):
     task = task_of()
     known, future = [10, 20, 12, 24], [15, 25]
     dataset = write(SCHEMA, METADATA, [row([*known, *future], 2), row([*known, 999, -999], 2)])
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=2)))
 
     assert tensors.inputs.shape[1] == len(known)
     assert torch.equal(tensors.inputs[0], tensors.inputs[1])
@@ -103,7 +103,7 @@ def test_the_loss_wants_quantiles(write: Write):
     followers = np.linspace(0, 200, 201)
     rows = [{"values": [100, 100, value], "holdout": 1} for value in followers]
     dataset = write(schema, {"frequency": "year"}, rows)
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=201)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=201)))
 
     output = torch.zeros(3, requires_grad=True)
     optimizer = torch.optim.Adam([output], lr=0.02)
@@ -126,7 +126,7 @@ def test_filler_rows_and_padding_weigh_nothing(write: Write):
     outputs = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(0))
     found = []
     for dataset, rows in ((both, 2), (alone, 1)):
-        tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=rows)), "cpu")
+        tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=rows)))
         order = tensors.lengths.argsort()
         shown = outputs[:, : tensors.inputs.shape[1]].expand(rows, -1, -1)
         loss = task.loss(shown, tensors)
@@ -165,7 +165,7 @@ def test_requests_see_what_training_saw(write: Write):
     batch = next(one_epoch(write(SCHEMA, METADATA, [row(values)]), mode="buckets", batch_sequences=1))
 
     encoded = task.encode({"series": values, "start_timestamp": "1982-04-01", "static": {"state": "south"}})
-    assert np.allclose(task.tensors(batch, "cpu").inputs[0].numpy(), encoded.inputs, atol=1e-6)
+    assert np.allclose(task.tensors(batch).inputs[0].numpy(), encoded.inputs, atol=1e-6)
 
 
 def test_the_answer_is_the_base_moved_by_the_outputs():
@@ -269,7 +269,7 @@ def test_windows_are_refused(write: Write):
     task = task_from_dataset(CONFIG.model_copy(update={"static": ()}), plain.schema, plain.metadata)
 
     with pytest.raises(ConfigError, match="Remove train.truncated_bptt"):
-        task.tensors(next(one_epoch(plain, mode="lanes", batch_sequences=1, window=3, lookahead=2)), "cpu")
+        task.tensors(next(one_epoch(plain, mode="lanes", batch_sequences=1, window=3, lookahead=2)))
     assert dataset.sequences == 1
 
 
@@ -285,7 +285,7 @@ def test_a_wrong_row_names_itself(write: Write, change, message):
     """A dataset has thousands of rows."""
     dataset = write(SCHEMA, METADATA, [{**row([1, 2, 3, 4]), **change}])
     with pytest.raises(DataError, match=message):
-        task_of().tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)), "cpu")
+        task_of().tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)))
 
 
 def test_a_training_value_that_a_logarithm_cannot_take_names_the_setting(write: Write):
@@ -293,7 +293,7 @@ def test_a_training_value_that_a_logarithm_cannot_take_names_the_setting(write: 
     dataset = write(SCHEMA, METADATA, [row([1, 0, 3, 4])])
     task = task_of(CONFIG.model_copy(update={"transform": "log"}))
     with pytest.raises(DataError, match="Sequence 0 has 0 at step 1, and task.transform: log .* to log1p"):
-        task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)), "cpu")
+        task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_samples_show_the_truth_beside_the_quantiles(write: Write):
     """The report draws them."""
     task = task_of()
     dataset = write(SCHEMA, METADATA, [row([10, 20, 12, 24, 15, 25], 2)])
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)))
 
     (sample,) = task.samples(torch.zeros(1, 4, 6), tensors)
     assert sample["actual"] == pytest.approx([15, 25])

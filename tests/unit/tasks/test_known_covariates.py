@@ -29,7 +29,7 @@ def test_each_step_sees_its_own_covariate_and_those_that_it_forecasts(write: Wri
     """Also behind the last known value: that they are known is the point. Behind the end of the data stand zeros."""
     dataset = write(SCHEMA, METADATA, [row([5, 6, 7, 8, 9], [1, 2, 3, 4, 5], holdout=1)])
     task = task_from_dataset(CONFIG, SCHEMA, METADATA)
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)))
 
     assert tensors.inputs[0, :, -3:].tolist() == [[1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 0]]
 
@@ -95,7 +95,7 @@ def test_a_promotion_that_is_announced_is_forecast(write: Write, known, below, a
         rows.append(row((100 + 100 * promotion + rng.normal(0, 2, 60)).tolist(), promotion.tolist()))
     config = CONFIG.model_copy(update={"known": known, "season": 4})
     task = task_from_dataset(config, SCHEMA, METADATA)
-    tensors = task.tensors(next(one_epoch(write(SCHEMA, METADATA, rows), mode="buckets", batch_sequences=12)), "cpu")
+    tensors = task.tensors(next(one_epoch(write(SCHEMA, METADATA, rows), mode="buckets", batch_sequences=12)))
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = task.build_model(ModelConfig(cell="gru", hidden_size=16))

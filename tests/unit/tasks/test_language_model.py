@@ -43,7 +43,7 @@ def test_every_token_but_the_first_of_a_document_is_predicted_once(write: Write,
 
     predicted = []
     for batch in one_epoch(dataset, **options):
-        tensors = task.tensors(batch, "cpu")
+        tensors = task.tensors(batch)
         predicted += tensors.targets["next"][tensors.targets["counted"]].tolist()
     assert sorted(predicted) == sorted("".join(TEXTS).encode())
 
@@ -53,7 +53,7 @@ def test_a_target_is_the_token_behind_its_input(write: Write):
     task = byte_task()
     dataset = write(BYTES, {"vocabulary": task.vocabulary.to_json()}, [with_bos("abcd")])
 
-    tensors = task.tensors(next(one_epoch(dataset, mode="lanes", batch_sequences=1, window=8, lookahead=1)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="lanes", batch_sequences=1, window=8, lookahead=1)))
     assert tensors.inputs[0].tolist()[:4] == [0, *b"abc"]
     assert tensors.targets["next"][0].tolist()[:4] == [*b"abcd"]
 
@@ -63,7 +63,7 @@ def test_a_uniform_model_costs_the_logarithm_of_the_vocabulary(write: Write):
     task = byte_task()
     dataset = write(BYTES, {"vocabulary": task.vocabulary.to_json()}, map(with_bos, TEXTS))
     batch = next(one_epoch(dataset, mode="buckets", batch_sequences=4))
-    tensors = task.tensors(batch, "cpu")
+    tensors = task.tensors(batch)
 
     loss = task.loss(torch.zeros(*tensors.inputs.shape, 256), tensors)
     metrics = task.metrics(float(loss.total), float(loss.count), {})
@@ -76,7 +76,7 @@ def test_the_loss_is_the_sum_of_what_was_given_to_the_right_tokens(write: Write)
     """By hand: logits (log 3, 0, ...) give the right byte 3 / (3 + 255)."""
     task = byte_task()
     dataset = write(BYTES, {"vocabulary": task.vocabulary.to_json()}, [with_bos("aa")])
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)))
     logits = torch.zeros(1, 2, 256)
     logits[:, :, ord("a")] = math.log(3)
 
@@ -187,7 +187,7 @@ def test_samples_show_text_beside_guesses(write: Write):
     """The report shows what the numbers mean."""
     task = byte_task()
     dataset = write(BYTES, {"vocabulary": task.vocabulary.to_json()}, [with_bos("hello")])
-    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)), "cpu")
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)))
     logits = torch.zeros(1, 5, 256)
     logits[..., ord("l")] = 9
 

@@ -40,7 +40,7 @@ def test_f1_by_hand_however_the_data_is_cut(write: Write, batch_sequences: int):
     dataset = write(SCHEMA, METADATA, rows([1, 1, 0], [0, 1, 0], [0, 0, 0]))
     for batch in one_epoch(dataset, mode="buckets", batch_sequences=batch_sequences):
         outputs = torch.tensor([guesses.get(number, [5.0, 5, 5]) for number in batch.ids.tolist()])
-        loss = task.loss(outputs, task.tensors(batch, "cpu"))
+        loss = task.loss(outputs, task.tensors(batch))
         total, count = total + float(loss.total), count + float(loss.count)
         for name, value in loss.sums.items():
             sums[name] = sums.get(name, 0.0) + float(value)
@@ -57,9 +57,9 @@ def test_no_opinion_costs_the_logarithm_of_two_for_each_decision(write: Write):
     batch = next(one_epoch(write(SCHEMA, METADATA, rows([1, 1, 0], [0, 0, 0])), mode="buckets", batch_sequences=2))
     for smoothing in (0.0, 0.2):
         task = task_of(label_smoothing=smoothing)
-        loss = task.loss(torch.zeros(2, 3), task.tensors(batch, "cpu"))
+        loss = task.loss(torch.zeros(2, 3), task.tensors(batch))
         assert float(loss.total) == pytest.approx(2 * math.log(2))
-    sure = task_of(label_smoothing=0.2).loss(torch.full((2, 3), 4.0), task_of().tensors(batch, "cpu"))
+    sure = task_of(label_smoothing=0.2).loss(torch.full((2, 3), 4.0), task_of().tensors(batch))
     yes, no = math.log(1 + math.exp(-4)), math.log(1 + math.exp(4))
     assert float(sure.sums["nll"]) == pytest.approx((2 * yes + no + 3 * no) / 3, rel=1e-5)
     assert float(sure.total) == pytest.approx((2 * (0.9 * yes + 0.1 * no) + 4 * (0.9 * no + 0.1 * yes)) / 3, rel=1e-5)
@@ -91,7 +91,7 @@ def test_a_task_rebuilt_from_its_description_is_the_same(write: Write):
 def test_samples_name_sets(write: Write):
     """For the report of a run."""
     batch = next(one_epoch(write(SCHEMA, METADATA, rows([1, 1, 0], [0, 0, 0])), mode="buckets", batch_sequences=2))
-    found = task_of().samples(torch.tensor([[9.0, -9, -9], [-9, -9, -9]]), task_of().tensors(batch, "cpu"))
+    found = task_of().samples(torch.tensor([[9.0, -9, -9], [-9, -9, -9]]), task_of().tensors(batch))
     assert [(one["label"], one["guess"]) for one in found] == [("wet, cold", "wet"), ("none", "none")]
 
 

@@ -24,7 +24,7 @@ def test_the_loss_is_the_likelihood_of_all_notes_of_a_step(write: Write):
     """By hand: two steps are predicted, the first is not. With odds of 3 for one note of the first and for two of the
     second, NLL = -(ln 3/4 + 2 ln 1/2) - (ln 1/2 + 2 ln 1/4), over 2 steps; 1 note right, 1 missed, 2 wrong."""
     dataset = write(SCHEMA, METADATA, [{"notes": PIECE}])
-    tensors = TASK.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)), "cpu")
+    tensors = TASK.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=1)))
     odds = float(np.log(3))
     outputs = torch.zeros(1, 2, 3)
     outputs[0, 0] = torch.tensor([odds, -1e-9, -1e-9])
@@ -43,11 +43,11 @@ def test_windows_are_scored_as_whole_pieces(write: Write):
     dataset = write(SCHEMA, METADATA, pieces)
 
     whole = sum(
-        float(TASK.tensors(batch, "cpu").targets["counted"].sum())
+        float(TASK.tensors(batch).targets["counted"].sum())
         for batch in one_epoch(dataset, mode="buckets", batch_sequences=4)
     )
     options = {"mode": "lanes", "window": 3, "lookahead": TASK.lookahead, "batch_sequences": 2}
-    cut = sum(float(TASK.tensors(batch, "cpu").targets["counted"].sum()) for batch in one_epoch(dataset, **options))
+    cut = sum(float(TASK.tensors(batch).targets["counted"].sum()) for batch in one_epoch(dataset, **options))
     assert whole == cut == 6 + 3 + 8 + 1
 
 
@@ -134,7 +134,7 @@ def test_a_task_from_its_description_is_the_same():
 def test_a_report_shows_piano_rolls(write: Write):
     """High notes on top, only notes that are used."""
     tensors = TASK.tensors(
-        next(one_epoch(write(SCHEMA, METADATA, [{"notes": PIECE}]), mode="buckets", batch_sequences=4)), "cpu"
+        next(one_epoch(write(SCHEMA, METADATA, [{"notes": PIECE}]), mode="buckets", batch_sequences=4))
     )
     outputs = torch.full((1, 2, 3), -1.0)
     outputs[0, 1, 0] = 1
@@ -146,7 +146,7 @@ def test_it_learns_a_tune(write: Write):
     """Three chords in turn: after a minute of music each is sure to follow the one before."""
     turns = np.eye(3, dtype=np.uint8)
     dataset = write(SCHEMA, METADATA, [{"notes": turns[(np.arange(12) + first) % 3]} for first in range(3)])
-    tensors = TASK.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=3)), "cpu")
+    tensors = TASK.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=3)))
     torch.manual_seed(0)
     model = TASK.build_model(ModelConfig(cell="gru", hidden_size=16))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)

@@ -63,7 +63,7 @@ def test_windows_are_refused(write: Write) -> None:
     (batch,) = one_epoch(dataset, batch_sequences=1)
     del batch.columns["target"]
     with pytest.raises(ConfigError, match="Remove train.truncated_bptt"):
-        task.tensors(batch, "cpu")
+        task.tensors(batch)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_entity_f1_by_hand_over_batches_and_filler_rows(write: Write):
         for row, number in enumerate(batch.ids.tolist()):
             for step in range(outputs.shape[1]):
                 outputs[row, step, guesses[number][step]] = 50
-        loss = task.loss(outputs, task.tensors(batch, "cpu"))
+        loss = task.loss(outputs, task.tensors(batch))
         total, count = total + float(loss.total), count + float(loss.count)
         for name, value in loss.sums.items():
             sums[name] = sums.get(name, 0.0) + float(value)
@@ -66,7 +66,7 @@ def test_a_uniform_model_costs_the_logarithm_of_the_tags_with_and_without_a_crf(
     batch = next(one_epoch(write(PLAIN, METADATA, ROWS), mode="buckets", batch_sequences=2))
     for crf in (False, True):
         task = task_of(crf=crf)
-        loss = task.loss(torch.zeros(2, 3, 12 if crf else 3), task.tensors(batch, "cpu"))
+        loss = task.loss(torch.zeros(2, 3, 12 if crf else 3), task.tensors(batch))
         assert float(loss.total) / float(loss.count) == pytest.approx(math.log(3))
         assert float(loss.count) == 5
 
@@ -76,7 +76,7 @@ def test_filler_rows_cost_nothing(write: Write):
     dataset = write(PLAIN, METADATA, ROWS[:1])
     batch = next(one_epoch(dataset, mode="buckets", batch_sequences=2, rank=1, world_size=2))
     task = task_of(crf=True)
-    tensors = task.tensors(batch, "cpu")
+    tensors = task.tensors(batch)
     loss = task.loss(torch.randn(*tensors.inputs.shape, 12), tensors)
     assert (float(loss.total), float(loss.count)) == (0.0, 0.0)
 
@@ -105,7 +105,7 @@ def test_spellings_go_to_the_model_as_in_training(write: Write):
     task = task_of(spelt=True)
     row = example(["Ada", "Lovelace", "wrote"], [1, 2, 0], spelt=True)
     batch = next(one_epoch(write(SPELT, METADATA, [row]), mode="buckets", batch_sequences=1))
-    inputs = task.tensors(batch, "cpu").inputs[0].numpy()
+    inputs = task.tensors(batch).inputs[0].numpy()
     np.testing.assert_array_equal(inputs, task.encode({"words": ["Ada", "Lovelace", "wrote"]}).inputs)
 
 
@@ -170,7 +170,7 @@ def test_windows_are_refused(write: Write):
     """A sentence is tagged as a whole."""
     batch = next(one_epoch(write(PLAIN, METADATA, ROWS), mode="lanes", batch_sequences=1, window=2))
     with pytest.raises(ConfigError, match="Remove train.truncated_bptt"):
-        task_of().tensors(batch, "cpu")
+        task_of().tensors(batch)
 
 
 def test_samples_show_tags_beside_answers(write: Write):
@@ -178,5 +178,5 @@ def test_samples_show_tags_beside_answers(write: Write):
     task = task_of(spelt=True)
     row = example(["Ada", "wrote"], [1, 0], spelt=True)
     batch = next(one_epoch(write(SPELT, METADATA, [row]), mode="buckets", batch_sequences=1))
-    sample = task.samples(torch.tensor([[[0.0, 0, 9], [9, 0, 0]]]), task.tensors(batch, "cpu"))[0]
+    sample = task.samples(torch.tensor([[[0.0, 0, 9], [9, 0, 0]]]), task.tensors(batch))[0]
     assert sample == {"text": "ada wrote", "tags": "B-per O", "answer": "I-per O"}

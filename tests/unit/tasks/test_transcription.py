@@ -45,9 +45,7 @@ def certain(*paths: list[int]) -> torch.Tensor:
 def test_error_rates_by_hand(write: Write):
     """`ab a` heard as `ab b`, and `b` as nothing: 2 of 3 words, 2 of 5 characters."""
     task = task_of()
-    loss = task.loss(
-        certain([A, B, SPACE, 0, B, B], [0, 0, 0, 0, 0, 0]), task.tensors(batch_of(write, "ab a", "b"), "cpu")
-    )
+    loss = task.loss(certain([A, B, SPACE, 0, B, B], [0, 0, 0, 0, 0, 0]), task.tensors(batch_of(write, "ab a", "b")))
     metrics = task.metrics(float(loss.total), float(loss.count), {k: float(v) for k, v in loss.sums.items()})
     assert metrics["wer"] == pytest.approx(100 * 2 / 3)
     assert metrics["cer"] == pytest.approx(100 * 2 / 5)
@@ -56,7 +54,7 @@ def test_error_rates_by_hand(write: Write):
 def test_the_loss_is_the_sum_over_alignments_by_hand(write: Write):
     """Two frames, uniform over 6 symbols: `a` has the paths `a-`, `-a` and `aa`, 3 of 36."""
     task = task_of()
-    loss = task.loss(torch.zeros(1, 2, 6), task.tensors(batch_of(write, "a", steps=2), "cpu"))
+    loss = task.loss(torch.zeros(1, 2, 6), task.tensors(batch_of(write, "a", steps=2)))
     assert float(loss.total) == pytest.approx(-math.log(3 / 36), rel=1e-5)
     assert float(loss.count) == 1
 
@@ -64,7 +62,7 @@ def test_the_loss_is_the_sum_over_alignments_by_hand(write: Write):
 def test_a_text_that_no_alignment_can_say_costs_nothing(write: Write):
     """`aa` needs three frames, for a blank must stand between; infinity would end the run."""
     task = task_of()
-    loss = task.loss(torch.zeros(1, 2, 6), task.tensors(batch_of(write, "aa", steps=2), "cpu"))
+    loss = task.loss(torch.zeros(1, 2, 6), task.tensors(batch_of(write, "aa", steps=2)))
     assert float(loss.total) == 0.0
 
 
@@ -72,7 +70,7 @@ def test_filler_rows_cost_nothing(write: Write):
     """A rank without a recording takes part all the same."""
     batch = batch_of(write, "a", batch_sequences=2, rank=1, world_size=2)
     task = task_of()
-    loss = task.loss(torch.zeros(1, 6, 6), task.tensors(batch, "cpu"))
+    loss = task.loss(torch.zeros(1, 6, 6), task.tensors(batch))
     assert (float(loss.total), float(loss.count), float(loss.sums["words"])) == (0.0, 0.0, 0.0)
 
 
@@ -81,7 +79,7 @@ def test_masks_are_for_training_alone(write: Write):
     task = task_of(masks=2)
     torch.manual_seed(0)
     model = task.build_model(ModelConfig(hidden_size=4))
-    tensors = task.tensors(batch_of(write, "a", "b", "ab", steps=30), "cpu")
+    tensors = task.tensors(batch_of(write, "a", "b", "ab", steps=30))
     whole = model.eval()(tensors.inputs, None, tensors.lengths)[0]
     torch.testing.assert_close(task.forward(model, tensors, None)[0], whole)
     assert not torch.allclose(task.forward(model.train(), tensors, None)[0], whole)
@@ -194,11 +192,11 @@ def test_windows_are_refused(write: Write):
     """A text belongs to a whole recording."""
     batch = batch_of(write, "ab", mode="lanes", batch_sequences=1, window=2)
     with pytest.raises(ConfigError, match="Remove train.truncated_bptt"):
-        task_of().tensors(batch, "cpu")
+        task_of().tensors(batch)
 
 
 def test_samples_show_answers_beside_references(write: Write):
     """For the report of a run."""
     task = task_of()
-    tensors = task.tensors(batch_of(write, "ab"), "cpu")
+    tensors = task.tensors(batch_of(write, "ab"))
     assert task.samples(certain([A, A, 0, 0, B, 0]), tensors) == [{"reference": "ab", "answer": "ab"}]

@@ -32,7 +32,7 @@ def batch_of(write: Write, rows: list[dict[str, Any]] = ROWS):
 
 def test_the_answer_is_shifted_by_one_and_ends_with_the_end(write: Write):
     """`given` is what stands before each token of `next`."""
-    tensors = task_of().tensors(batch_of(write, ROWS[:1]), "cpu")
+    tensors = task_of().tensors(batch_of(write, ROWS[:1]))
     ids = GERMAN.encode("zwei").tolist()
     assert tensors.targets["given"].tolist() == [[2, *ids]]
     assert tensors.targets["next"].tolist() == [[*ids, 2]]
@@ -42,7 +42,7 @@ def test_the_answer_is_shifted_by_one_and_ends_with_the_end(write: Write):
 def test_a_uniform_model_has_the_perplexity_of_its_vocabulary(write: Write):
     """Counted over target tokens and their ends, padding excluded; smoothing leaves a uniform guess alone."""
     task = task_of(label_smoothing=0.3)
-    tensors = task.tensors(batch_of(write), "cpu")
+    tensors = task.tensors(batch_of(write))
     loss = task.loss(torch.zeros(2, 5, GERMAN.size), tensors)
     assert float(loss.count) == 10
     assert float(loss.total) / 10 == pytest.approx(math.log(GERMAN.size), rel=1e-5)
@@ -53,10 +53,10 @@ def test_a_uniform_model_has_the_perplexity_of_its_vocabulary(write: Write):
 def test_longer_answers_than_the_model_can_say_are_cut(write: Write):
     """And filler rows cost nothing."""
     task = task_of(longest=2)
-    assert task.tensors(batch_of(write), "cpu").targets["next"].shape == (2, 3)
+    assert task.tensors(batch_of(write)).targets["next"].shape == (2, 3)
     dataset = write(SCHEMA, METADATA, ROWS[:1])
     filler = next(one_epoch(dataset, mode="buckets", batch_sequences=2, rank=1, world_size=2))
-    tensors = task.tensors(filler, "cpu")
+    tensors = task.tensors(filler)
     outputs, _ = task.forward(task.build_model(SMALL), tensors, None)
     assert float(task.loss(outputs, tensors).total.detach()) == 0
     assert float(task.measure(task.build_model(SMALL).eval(), tensors, want_samples=True).sums["bleu.length"]) == 0
@@ -66,7 +66,7 @@ def test_bleu_is_of_what_the_model_generates(write: Write):
     """A model that always says `hund` scores on one of two references; teacher forcing has no part in it."""
     task = task_of(bleu_tokenize="char")
     model = task.build_model(SMALL).eval()
-    tensors = task.tensors(batch_of(write), "cpu")
+    tensors = task.tensors(batch_of(write))
     counts = task.measure(model, tensors, want_samples=True)
     answers = [sample["answer"] for sample in counts.samples]
     expected = task._bleu.counts(answers, [sample["reference"] for sample in counts.samples])
@@ -128,4 +128,4 @@ def test_windows_are_refused(write: Write):
     """A text is translated as a whole."""
     batch = next(one_epoch(write(SCHEMA, METADATA, ROWS), mode="lanes", batch_sequences=1, window=2))
     with pytest.raises(ConfigError, match="Remove train.truncated_bptt"):
-        task_of().tensors(batch, "cpu")
+        task_of().tensors(batch)

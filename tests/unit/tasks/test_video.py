@@ -58,11 +58,11 @@ def test_only_counted_frames_are_measured(write: Write):
     right, third = [0.25, 0.25, 0.5, 0.5], [0.5, 0.25, 0.5, 0.5]
     rows = [{"frames": np.zeros((3, 2)), "box": [right, right, third], "counted": [1, 0, 1]}]
     (batch,) = one_epoch(write(BOXES, {}, rows), mode="buckets", batch_sequences=1)
-    metrics = task.metrics(*numbers(task.loss(torch.zeros(1, 3, 4), task.tensors(batch, "cpu"))))
+    metrics = task.metrics(*numbers(task.loss(torch.zeros(1, 3, 4), task.tensors(batch))))
 
     assert metrics["iou"] == pytest.approx((1 + 1 / 3) / 2, rel=1e-5)
     assert (metrics["found"], metrics["frames"]) == (0.5, 2)
-    (sample,) = task.samples(torch.zeros(1, 3, 4), task.tensors(batch, "cpu"))
+    (sample,) = task.samples(torch.zeros(1, 3, 4), task.tensors(batch))
     assert sample["frame"] == 2 and sample["iou"] == pytest.approx(1 / 3, rel=1e-4)
 
 
@@ -80,7 +80,7 @@ def test_an_action_comes_with_its_captions(write: Write):
     (batch,) = one_epoch(
         write(ACTIONS, METADATA, [{"frames": np.ones((2, 2)), "label": 1}]), mode="buckets", batch_sequences=1
     )
-    (sample,) = task.samples(torch.tensor([[0.0, 1.0]]), task.tensors(batch, "cpu"))
+    (sample,) = task.samples(torch.tensor([[0.0, 1.0]]), task.tensors(batch))
     assert (sample["label"], sample["caption"]) == ("wave", "somebody waves")
 
 
@@ -171,7 +171,7 @@ def test_it_learns_to_follow(write: Write):
         rows.append({"frames": moves * 10, "box": boxes, "counted": np.ones(10, int)})
     (batch,) = one_epoch(write(BOXES, {}, rows), mode="buckets", batch_sequences=16)
     task = BoxTask(BOX_CONFIG, 2)
-    tensors = task.tensors(batch, "cpu")
+    tensors = task.tensors(batch)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = task.build_model(ModelConfig(cell="gru", hidden_size=16))

@@ -29,7 +29,7 @@ def test_the_gradient_is_that_of_the_mean_loss(make_run):
     batch = next(iter(trainer.train))
     trainer.close()
     update = trainer.update
-    tensors = update.task.tensors(batch, "cpu")
+    tensors = update.task.tensors(batch)
     outputs, _ = update.model(tensors.inputs, None, tensors.lengths, tensors.reset)
     loss = update.task.loss(outputs, tensors)
     expected = torch.autograd.grad(loss.total / loss.count, list(update.gradients.parameters.values()))
