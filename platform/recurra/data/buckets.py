@@ -166,7 +166,7 @@ def _window_sequences(manifest: Manifest, options: PlanOptions) -> tuple[int, in
     window = first = -(-total // (windows * rows)) * rows
     if options.shuffle and windows > 1:
         first = min(first, -(-max(options.bucket_window, window // _FIRST_SHARE) // rows) * rows)
-        left = total - first
+        left = max(1, total - first)  # a dataset may have fewer sequences than a batch has rows
         window = -(-left // (max(1, left // window) * rows)) * rows
     return first, window
 

@@ -56,6 +56,18 @@ def test_windows_are_about_as_large_as_asked_for():
     assert [len(window.ids) for window in windows(plan)] == [5008, 5008, 5008, 4976]
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 64])
+@pytest.mark.parametrize("blocks", [1, 2, 5, 40])
+def test_every_sequence_is_in_a_window_however_few_there_are(batch, blocks):
+    """A few recordings of an hour each fill many windows by their bytes, and not one batch by their number."""
+    manifest, known = imagine(blocks, 1)
+    manifest.blocks["bytes"] = 16 << 20
+    found = windows(BucketPlan(manifest, PlanOptions(batch_sequences=batch, bucket_window=1), known))
+
+    assert sorted(np.concatenate([window.ids for window in found]).tolist()) == list(range(blocks))
+    assert all(len(window.ids) for window in found)
+
+
 def test_a_shuffled_window_mixes_many_blocks():
     """Sequences written together (one class, one source) must not make up a window."""
     plan = plan_of(PlanOptions(batch_sequences=16, bucket_window=16))
