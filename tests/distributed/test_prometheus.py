@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import time
 import urllib.parse
@@ -14,7 +15,6 @@ import pytest
 import ray
 import yaml
 
-from recurra.orchestration.ports import free_ports
 from recurra.telemetry.fleet import FleetReporter, fleet_actor, fleet_exposition
 from recurra.telemetry.metrics import Metrics
 from recurra.telemetry.table import TABLE
@@ -78,7 +78,9 @@ def prometheus(exporter_url, tmp_path_factory) -> Iterator[str]:
     config["scrape_configs"] = [recurra]
     (directory / "prometheus.yml").write_text(yaml.safe_dump(config))
     shutil.copy(ROOT / "deploy/prometheus/rules.yml", directory)
-    (port,) = free_ports(1)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     process = subprocess.Popen(
         [
             "prometheus",

@@ -23,7 +23,7 @@ from typing import Self
 from recurra.config.env import child_environment
 from recurra.errors import ClusterError
 from recurra.orchestration.guard import Guard, Marked
-from recurra.orchestration.ports import ClusterPorts, free_ports
+from recurra.orchestration.ports import ClusterPorts
 from recurra.orchestration.processes import processes_with, stop_all, url_answers
 
 OBJECT_STORE_BYTES = 200_000_000
@@ -151,14 +151,7 @@ class LocalCluster:
             resources: Custom resources, such as `{"spot": 1}`, to place work on it.
         """
         number = len(self._children)
-        proxy, fallback, haproxy_metrics, haproxy_stats = free_ports(4)
-        extra = {
-            **self.record.ports.environment(),
-            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(proxy),
-            "RAY_SERVE_WORKER_PROXY_GRPC_PORT": str(fallback),
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(haproxy_metrics),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(haproxy_stats),
-        }
+        extra = {**self.record.ports.environment(), **self.record.ports.of_node(number).environment()}
         arguments = [f"--address={self.address}", f"--resources={json.dumps(dict(resources or {}))}"]
         log_file = self.directory / f"ray-node-{number}.log"
         process = self._spawn([*arguments, *_node_arguments(num_cpus)], log_file, extra, number)

@@ -1,5 +1,6 @@
-"""Ports of a local cluster, in a range of its own.
+"""Ports of a local cluster: one block of its own, whose first port its head listens on as long as it lives.
 
+So a cluster that runs is seen by whoever looks for a block, though most of its ports are taken only later, by replicas.
 Ray's workers take 10002-19999, the embedded S3 server 20000-22699, outgoing connections 32768 and up.
 """
 
@@ -7,15 +8,35 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import NamedTuple, Self
 
 from recurra.errors import ClusterError
 
 FIRST, LAST = 23000, 29999
+BLOCK_PORTS = 250
 REPLICA_PORTS = 100
+_NODES_OFFSET, _MAX_NODES = 20, 7
+_HTTP_OFFSET, _GRPC_OFFSET = 50, 150
 _RANDOM = random.SystemRandom()
+
+
+class NodePorts(NamedTuple):
+    """What a further node of the cluster would otherwise take from Ray's defaults."""
+
+    http: int
+    grpc: int
+    haproxy_metrics: int
+    haproxy_stats: int
+
+    def environment(self) -> dict[str, str]:
+        """What tells Ray of them."""
+        return {
+            "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self.http),
+            "RAY_SERVE_WORKER_PROXY_GRPC_PORT": str(self.grpc),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.haproxy_metrics),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(self.haproxy_stats),
+        }
 
 
 @dataclass(frozen=True)
@@ -23,6 +44,7 @@ class ClusterPorts:
     """Every port that a head node would otherwise take from Ray's defaults, where clusters collide."""
 
     gcs: int
+    """First of the block: the head listens on it from its start to its end."""
     dashboard: int
     client: int
     metrics: int
@@ -46,16 +68,31 @@ class ClusterPorts:
 
     @classmethod
     def choose(cls, http: int | None = None) -> Self:
-        """Free ports outside the ranges of Ray's workers and of outgoing connections; no two of them are one."""
+        """The ports of a free block.
+
+        Args:
+            http: Port of the ingress, outside of the block; None = one of the block.
+
+        Raises:
+            ClusterError: No block is free.
+        """
+        start = free_block(BLOCK_PORTS)
         names = [item.name for item in fields(cls) if not item.name.startswith("replica")]
-        replica_http = free_block(REPLICA_PORTS)
-        taken = set(range(replica_http, replica_http + REPLICA_PORTS))
-        replica_grpc = free_block(REPLICA_PORTS, taken)
-        taken.update(range(replica_grpc, replica_grpc + REPLICA_PORTS))
-        chosen = dict(zip(names, free_ports(len(names), taken), strict=True))
+        chosen = {name: start + offset for offset, name in enumerate(names)}
         if http is not None:
             chosen["http"] = http
-        return cls(**chosen, replica_http=replica_http, replica_grpc=replica_grpc)
+        return cls(**chosen, replica_http=start + _HTTP_OFFSET, replica_grpc=start + _GRPC_OFFSET)
+
+    def of_node(self, number: int) -> NodePorts:
+        """The ports of the cluster's further node of that number, counted from 1.
+
+        Raises:
+            ClusterError: The block has none for so many nodes.
+        """
+        if not 1 <= number <= _MAX_NODES:
+            raise ClusterError(f"A local cluster has ports for {_MAX_NODES} further nodes, and this is node {number}.")
+        first = self.gcs + _NODES_OFFSET + (number - 1) * len(NodePorts._fields)
+        return NodePorts(*range(first, first + len(NodePorts._fields)))
 
     def environment(self) -> dict[str, str]:
         """What tells Ray and the fleet's collector of the ports that have no command-line option."""
@@ -74,26 +111,15 @@ class ClusterPorts:
         }
 
 
-def free_ports(count: int, taken: AbstractSet[int] = frozenset()) -> list[int]:
-    """Distinct ports on which a server can listen now, on all addresses, and which are not in `taken`.
+def free_block(length: int) -> int:
+    """First port of a run of `length` ports on all of which a server can listen now, on all addresses.
 
     Raises:
-        ClusterError: Fewer than `count` are free.
+        ClusterError: There is no such run.
     """
-    found: list[int] = []
-    for port in _RANDOM.sample(range(FIRST, LAST + 1), LAST + 1 - FIRST):
-        if port not in taken and is_free(port):
-            found.append(port)
-            if len(found) == count:
-                return found
-    raise ClusterError(f"Only {len(found)} of ports {FIRST}-{LAST} are free, {count} are needed. Stop other servers.")
-
-
-def free_block(length: int, taken: AbstractSet[int] = frozenset()) -> int:
-    """First port of a run of `length` free ports, none of them in `taken`."""
-    starts = range(FIRST, LAST + 1 - length, length)
+    starts = range(FIRST, LAST + 2 - length, length)
     for start in _RANDOM.sample(starts, len(starts)):
-        if all(port not in taken and is_free(port) for port in range(start, start + length)):
+        if all(is_free(port) for port in range(start, start + length)):
             return start
     raise ClusterError(f"Ports {FIRST}-{LAST} have no {length} free ones in a row. Stop other servers.")
 

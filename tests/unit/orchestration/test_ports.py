@@ -9,19 +9,37 @@ import pytest
 
 from recurra.errors import ClusterError
 from recurra.orchestration import ports
-from recurra.orchestration.ports import REPLICA_PORTS, ClusterPorts, free_block, free_ports
+from recurra.orchestration.ports import BLOCK_PORTS, REPLICA_PORTS, ClusterPorts, free_block
 
 
-@pytest.mark.parametrize("attempt", range(20))
-def test_the_ports_of_a_cluster_are_distinct_and_in_range(attempt: int) -> None:
+def every_port(chosen: ClusterPorts) -> list[int]:
+    """Those of the head, of all further nodes and of all replicas."""
+    named = [port for name, port in asdict(chosen).items() if not name.startswith("replica")]
+    nodes = [port for number in range(1, 8) for port in chosen.of_node(number)]
+    replicas = [first + n for first in (chosen.replica_http, chosen.replica_grpc) for n in range(REPLICA_PORTS)]
+    return [*named, *nodes, *replicas]
+
+
+def test_the_ports_of_a_cluster_are_distinct_and_in_its_block() -> None:
     """Ray starts with two servers on one port and fails much later, so it must not come to that."""
     chosen = ClusterPorts.choose()
-    blocks = [range(first, first + REPLICA_PORTS) for first in (chosen.replica_http, chosen.replica_grpc)]
-    single = [port for name, port in asdict(chosen).items() if not name.startswith("replica")]
-    assert not set(blocks[0]) & set(blocks[1])
-    assert not set(single) & {*blocks[0], *blocks[1]}
-    assert len(set(single)) == len(single)
-    assert all(ports.FIRST <= port <= ports.LAST for port in asdict(chosen).values())
+    found = every_port(chosen)
+    assert len(set(found)) == len(found)
+    assert set(found) <= set(range(chosen.gcs, chosen.gcs + BLOCK_PORTS))
+    assert ports.FIRST <= chosen.gcs <= ports.LAST + 1 - BLOCK_PORTS
+
+
+def test_clusters_whose_heads_run_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas take their ports late: what tells that a block is taken is the head alone."""
+    start = free_block(2 * BLOCK_PORTS)
+    monkeypatch.setattr(ports, "FIRST", start)
+    monkeypatch.setattr(ports, "LAST", start + 2 * BLOCK_PORTS - 1)
+    one = ClusterPorts.choose()
+    with socket.socket() as head:
+        head.bind(("127.0.0.1", one.gcs))
+        head.listen()
+        for _ in range(10):
+            assert not set(every_port(ClusterPorts.choose())) & set(every_port(one))
 
 
 def test_the_http_port_can_be_asked_for() -> None:
@@ -29,7 +47,7 @@ def test_the_http_port_can_be_asked_for() -> None:
     assert ClusterPorts.choose(http=8123).http == 8123
 
 
-def test_a_taken_port_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_with_a_taken_port_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's server has it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -37,8 +55,14 @@ def test_a_taken_port_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
         port = taken.getsockname()[1]
         monkeypatch.setattr(ports, "FIRST", port)
         monkeypatch.setattr(ports, "LAST", port)
-        with pytest.raises(ClusterError, match="1 are needed"):
-            free_ports(1)
+        with pytest.raises(ClusterError, match="no 1 free ones in a row. Stop other servers"):
+            free_block(1)
+
+
+def test_more_nodes_than_there_are_ports_for_are_refused() -> None:
+    """An eighth node would take the ports of replicas."""
+    with pytest.raises(ClusterError, match="ports for 7 further nodes, and this is node 8"):
+        ClusterPorts.choose().of_node(8)
 
 
 def test_a_block_is_free_as_a_whole() -> None:
