@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 import ray
 from ray.util import state
@@ -61,31 +60,14 @@ def kill_replica(service: Service) -> None:
     os.kill(min(actor.pid for actor in actors), signal.SIGKILL)
 
 
-def step(http: httpx.Client, id: str, number: int, text: str) -> dict:
-    """One step, sent again until it is answered, as any careful client does."""
-    until = time.monotonic() + 60
-    while True:
-        try:
-            ask = {"step": number, "input": {"text": text}, "generate": GREEDY}
-            response = http.post(f"/v1/sessions/{id}/step", json=ask)
-        except httpx.TransportError:
-            pass
-        else:
-            if response.status_code == 200:
-                return response.json()
-            assert response.status_code in (429, 500, 502, 503, 504), response.text
-        assert time.monotonic() < until, "The step was not answered in a minute."
-        time.sleep(0.05)
-
-
 def converse(service: Service, pause_s: float = 0.0) -> list[list[int]]:
-    with httpx.Client(base_url=service.url, timeout=20) as http:
-        id = http.post("/v1/sessions").raise_for_status().json()["id"]
-        number, said = 0, []
+    with Client(service.url, tries=16, timeout_s=20) as client:
+        session = client.session()
+        said = []
         for part in PARTS:
-            answer = step(http, id, number, part)
-            assert answer["step"] == number + len(part) + (number == 0) + len(answer["generated"]["tokens"])
-            number = answer["step"]
+            before = session.number
+            answer = session.step({"text": part}, generate=GREEDY)
+            assert answer["step"] == before + len(part) + (before == 0) + len(answer["generated"]["tokens"])
             said.append(answer["generated"]["tokens"])
             time.sleep(pause_s)
         return said
@@ -148,13 +130,14 @@ def test_streams_go_on_when_their_replica_is_killed(service):
 
 def test_a_vault_that_ends_is_found_again_in_the_store(service):
     """Both shards leave in order, as idle ones do: what they flushed is all there for those that come after them."""
-    id = service.client.post("/v1/sessions").json()["id"]
-    number = step(service.client, id, 0, "def ")["step"]
-    for index in range(2):
-        ray.get(shard(index).flush.remote(), timeout=60)
-    for index in range(2):
-        ray.kill(shard(index), no_restart=True)
-    answer = step(service.client, id, number, "main")
+    with Client(service.url, tries=16) as client:
+        session = client.session()
+        number = session.step({"text": "def "}, generate=GREEDY)["step"]
+        for index in range(2):
+            ray.get(shard(index).flush.remote(), timeout=60)
+        for index in range(2):
+            ray.kill(shard(index), no_restart=True)
+        answer = session.step({"text": "main"}, generate=GREEDY)
 
     assert answer["step"] == number + 4 + 8
 

@@ -24,14 +24,15 @@ LOST = frozenset({"migrate", "draining", "session_store_failed"})
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request and the reader of its answer."""
+    """One request and the reader of its answer. Any may be sent again when no answer came.
+
+    Steps carry their number, and a session that was made for an answer which nobody got ends by its time limit.
+    """
 
     method: str
     path: str
     read: Callable[[httpx.Response], T]
     body: JsonObject | bytes | None = None
-    again: bool = True
-    """Whether it may be sent again when no answer came: not where that could do it twice."""
 
     def arguments(self) -> dict[str, Any]:
         """For httpx's `request` and `stream`."""
@@ -72,17 +73,16 @@ def forecast(
 def open_session(input: Any, id: str | None) -> Call[JsonObject]:
     if id is not None:
         return Call("GET", f"/v1/sessions/{id}", _object)
-    return Call("POST", "/v1/sessions", _object, {} if input is None else {"input": input}, again=False)
+    return Call("POST", "/v1/sessions", _object, {} if input is None else {"input": input})
 
 
 def import_session(snapshot: bytes) -> Call[JsonObject]:
-    return Call("POST", "/v1/sessions", _object, snapshot, again=False)
+    return Call("POST", "/v1/sessions", _object, snapshot)
 
 
 def step(
     id: str, number: int, input: Any, options: Mapping[str, Any] | None, generate: Mapping[str, Any] | None
 ) -> Call[JsonObject]:
-    """Safe to send again: it carries the step number."""
     body: JsonObject = {"step": number}
     if input is not None:
         body["input"] = input
@@ -99,7 +99,7 @@ def stream(step_call: Call[JsonObject]) -> Call[JsonObject]:
 
 
 def fork(id: str) -> Call[JsonObject]:
-    return Call("POST", f"/v1/sessions/{id}/fork", _object, again=False)
+    return Call("POST", f"/v1/sessions/{id}/fork", _object)
 
 
 def snapshot(id: str) -> Call[bytes]:

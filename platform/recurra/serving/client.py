@@ -1,4 +1,4 @@
-"""Clients of the HTTP interface for programs: `Client` blocks, `AsyncClient` awaits. Both retry what is safe to retry.
+"""Clients of the HTTP interface for programs: `Client` blocks, `AsyncClient` awaits. Both ask again where no answer came.
 
     with Client("http://127.0.0.1:8000", api_key="...") as client:
         client.predict("sentiment", [{"text": "a warm and funny film"}])
@@ -100,7 +100,7 @@ class Client:
                 response = self._http.request(**call.arguments())
             except httpx.TransportError as exc:
                 pause_s = calls.pause_s(None, attempt, self._tries)
-                if pause_s is None or not call.again:
+                if pause_s is None:
                     raise calls.unreachable(self._http.base_url, exc) from exc
             else:
                 if response.is_success:
@@ -262,7 +262,7 @@ class AsyncClient:
                 response = await self._http.request(**call.arguments())
             except httpx.TransportError as exc:
                 pause_s = calls.pause_s(None, attempt, self._tries)
-                if pause_s is None or not call.again:
+                if pause_s is None:
                     raise calls.unreachable(self._http.base_url, exc) from exc
             else:
                 if response.is_success:

@@ -42,6 +42,8 @@ def test_a_cluster_runs_tasks_is_found_again_and_leaves_no_process(tmp_path: Pat
         assert "s3cr3t" not in record.read_text()
         with pytest.raises(ClusterError, match="already runs"):
             LocalCluster(tmp_path / "ray").start()
+        os.kill(started.add_node(2, {"spot": 1}), 0)
+        assert ping(started) == "here 5"
     finally:
         pids = started.processes()
         temp_dir = Path(started.record.temp_dir)
