@@ -91,7 +91,7 @@ def test_replicas_and_shards_that_are_killed_lose_and_double_nothing(service):
 
     def client(_: int) -> list[list[list[int]]]:
         said = []
-        while not stop.is_set() or not said:
+        while not stop.is_set() or len(said) < 2:
             said.append(converse(service, pause_s=0.1))
         return said
 
@@ -100,7 +100,6 @@ def test_replicas_and_shards_that_are_killed_lose_and_double_nothing(service):
         talks = [talk for result in pool.map(client, range(12)) for talk in result]
 
     assert len(kills.result()) == 3
-    assert len(talks) >= 24
     assert all(talk == wanted for talk in talks)
 
 
