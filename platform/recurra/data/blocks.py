@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from isal import isal_zlib
 
 from recurra.data.cache import BlockCache
 from recurra.data.columns import Rows, arrow_schema, decode_block
@@ -148,7 +148,7 @@ class BlockSource:
 
     def _intact(self, block: int, piece: memoryview) -> bool:
         entry = self.manifest.blocks[block]
-        return len(piece) == int(entry["bytes"]) and zlib.crc32(piece) == int(entry["crc32"])
+        return len(piece) == int(entry["bytes"]) and isal_zlib.crc32(piece) == int(entry["crc32"])
 
     def _name(self, block: int) -> str:
         """Of a block's file in the cache; equal names hold equal bytes, whatever dataset they belong to."""

@@ -148,10 +148,11 @@ class BucketPlan:
         if shuffle:
             place, cuts = _shuffle_batches(cuts, seed, number, short_last=self._options.batch_sequences is not None)
             batch = place[batch]
-        # Rows of a batch stand in the epoch's order, so that each rank's rows come from few blocks.
-        keys = (batch.astype(np.uint64) << np.uint64(_INDEX_BITS)) | rows.astype(np.uint64)
-        keys.sort()
-        return (keys & np.uint64((1 << _INDEX_BITS) - 1)).astype(np.int64), cuts
+        # Rows of a batch stand in the epoch's order, so that each rank's rows come from few blocks. Sorting numbers of
+        # 16 bits is four times as fast, and a window has more batches than that in the largest datasets only.
+        batch_of_row = np.empty(len(rows), np.uint16 if len(cuts) <= 1 << 16 else np.int64)
+        batch_of_row[rows] = batch
+        return np.argsort(batch_of_row, kind="stable"), cuts
 
 
 def _window_sequences(manifest: Manifest, options: PlanOptions) -> tuple[int, int]:

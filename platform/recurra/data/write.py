@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+from isal import isal_zlib
 
 from recurra.data.columns import Array, arrow_schema, build_block, bytes_per_step, check_example, convert
 from recurra.data.manifest import BLOCK, Manifest, Segment, Shard, commit, join_metadata, newest_version, read_manifest
@@ -94,7 +94,7 @@ class ShardWriter:
         for shard in self._shards:
             for block in shard.blocks:
                 end = first + int(block["sequences"])
-                block["lengths_crc32"] = zlib.crc32(lengths[first:end].tobytes())
+                block["lengths_crc32"] = isal_zlib.crc32(lengths[first:end].tobytes())
                 first = end
             shards.append(shard)
         data = lengths.tobytes()
@@ -155,7 +155,7 @@ class ShardWriter:
         data = memoryview(self._sink.getvalue())
         blocks = np.array(self._blocks, BLOCK)
         for block in blocks:
-            block["crc32"] = zlib.crc32(data[block["offset"] : block["offset"] + block["bytes"]])
+            block["crc32"] = isal_zlib.crc32(data[block["offset"] : block["offset"] + block["bytes"]])
         shard = Shard(hashlib.sha256(data).hexdigest(), len(data), blocks)
         self._store.write(shard.key, data)
         self._shards.append(shard)
