@@ -2,6 +2,7 @@
 
 The bare loop has the same model, optimizer and batches, made into tensors before the clock starts. The platform reads a
 committed dataset, plans, prefetches, keeps its log and metrics, watches for stalls. Rounds alternate; medians of step times.
+Then the same training from S3 beside Lightning and Ray Train with Ray Data (`train_contest.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import tempfile
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from train_contest import LENGTHS, PEERS, prepared
 
 from recurra.data.batch import Batch
 from recurra.data.schema import Column, SequenceSchema
@@ -147,8 +148,15 @@ def worker(base: str, name: str, size: int, rank: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--venvs", type=Path, default=Path(tempfile.gettempdir()) / "recurra-bench-venvs")
+    options = parser.parse_args()
     torch.set_num_threads(1)
+    shown = {"bench": "train", **measure_overhead(options.rounds), **measure_peers(options.rounds, options.venvs)}
+    print(json.dumps(shown))
+
+
+def measure_overhead(rounds: int) -> dict[str, float]:
+    """Our loop over a bare one, and two workers over one."""
     with tempfile.TemporaryDirectory() as directory:
         base = f"file://{directory}"
         write_text(base)
@@ -164,14 +172,34 @@ def main() -> None:
             )
         overhead = [100 * (o / b - 1) for o, b in zip(steps["ours"], steps["bare"], strict=True)]
         scaling = [one / two for one, two in zip(steps["one"], steps["two"], strict=True)]
-        shown: dict[str, Any] = {
-            "bench": "train",
-            "overhead_pct": round(statistics.median(overhead), 2),
-            "scaling_2": round(statistics.median(scaling), 3),
-            "bare_ms": round(1e3 * statistics.median(steps["bare"]), 2),
-            "ours_ms": round(1e3 * statistics.median(steps["ours"]), 2),
+    return {
+        "overhead_pct": round(statistics.median(overhead), 2),
+        "scaling_2": round(statistics.median(scaling), 3),
+        "bare_ms": round(1e3 * statistics.median(steps["bare"]), 2),
+        "ours_ms": round(1e3 * statistics.median(steps["ours"]), 2),
+    }
+
+
+def measure_peers(rounds: int, venvs: Path) -> dict[str, float]:
+    """Real tokens a second, ours over the best peer's in each round, and over the bare loop's."""
+    rates: dict[tuple[str, str], list[float]] = {}
+    with prepared(venvs) as contest:
+        for number in range(rounds):
+            for lengths in LENGTHS:
+                for name in ("bare", "ours", *PEERS):
+                    rate = contest.measure(name, lengths)
+                    rates.setdefault((lengths, name), []).append(rate)
+                    print(f"round {number + 1}: {lengths} lengths, {name}: {rate:.0f} tokens/s", flush=True)
+    found: dict[str, float] = {}
+    for lengths in LENGTHS:
+        best = np.max([rates[lengths, name] for name in PEERS], axis=0)
+        own = np.array(rates[lengths, "ours"])
+        found[f"vs_best_peer_{lengths}"] = round(float(np.median(own / best)), 3)
+        found[f"vs_bare_{lengths}"] = round(float(np.median(own / rates[lengths, "bare"])), 3)
+        found |= {
+            f"{lengths}_{name}_tokens_s": round(statistics.median(rates[lengths, name])) for name in ("ours", *PEERS)
         }
-        print(json.dumps(shown))
+    return found
 
 
 if __name__ == "__main__":
