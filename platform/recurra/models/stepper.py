@@ -123,13 +123,19 @@ class StackStepper(Stepper):
 
     def __init__(self, model: SequenceModel, state: State, precision: Precision) -> None:
         assert isinstance(model.core, RecurrentStack)
+        self._arguments = model, state
+        self._precision = precision
         embedding = None if model.embedding is None else model.embedding.weight
-        self._stack = StackInPlace(
+        self.stack = StackInPlace(
             stack_layers(model.core, state, "core."), Ends(embedding, *_head(model)), integers=precision == "int8"
         )
 
     def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
-        return self._stack(inputs_B, rows)
+        return self.stack(inputs_B, rows)
+
+    def exact(self) -> StackStepper:
+        """This one, or one of the same model with matrices of floats."""
+        return self if self._precision == "float32" else StackStepper(*self._arguments, "float32")
 
 
 class NtmStepper(Stepper):

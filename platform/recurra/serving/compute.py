@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra.errors import RequestError
+from recurra.models.reader import build_reader
 from recurra.models.sequence import Model
-from recurra.models.state import State
 from recurra.models.stepper import Precision, build_stepper
 from recurra.serving.slots import Slots
 from recurra.serving.work import Sequence
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 FIXED_ROWS = 8
 """Rows of every batch in deterministic mode."""
+WARM_STEPS = 8
 
 
 class Compute:
@@ -44,6 +46,12 @@ class Compute:
         self.device = next(model.parameters()).device
         fixed_rows = FIXED_ROWS if deterministic else None
         self._stepper = build_stepper(model, slots.state, precision=precision, fixed_rows=fixed_rows)
+        self._reader = build_reader(model, slots.state, slots.blank, self._stepper)
+
+    @property
+    def pads(self) -> bool:
+        """Whether a forward pass computes padding."""
+        return self._reader.pads
 
     def step(self, batch: list[Sequence]) -> tuple[list[Sequence], Tensor | None, list[tuple[Sequence, RequestError]]]:
         """Advance the slots of a batch by the next input of each sequence.
@@ -62,18 +70,16 @@ class Compute:
             The sequences that were read, their outputs [B, T, K] or [B, K], and those that failed.
         """
         steps = dict(batch)
+        every = any(sequence.outputs == "all" for sequence in steps)
         together = self._alone if self.deterministic else self._alone_on_error
-        return together(list(steps), lambda part: self._encode(part, [steps[sequence] for sequence in part]))
+        return together(list(steps), lambda part: self._read(part, steps, every=every))
 
     def warm_up(self, sizes: list[int]) -> None:
         """Step and read every batch size once, since the first call of each is far slower."""
         for size in sizes:
-            for steps in (1, 8) if self.model.steppable else (8,):
-                inputs = self._empty(size, None if steps == 1 else steps)
-                if steps == 1:
-                    self._stepper.step(inputs, range(size))  # free slots: who takes one writes its state first
-                else:
-                    self.model(inputs)
+            if self.model.steppable:
+                self._stepper.step(torch.from_numpy(self._blank_inputs(size)).to(self.device), range(size))
+            self._reader.read(list(self._blank_inputs(size, WARM_STEPS)), [-1] * size, every=False)
 
     def _alone_on_error(
         self, batch: list[Sequence], run: Callable[[list[Sequence]], Tensor]
@@ -102,34 +108,9 @@ class Compute:
     def _step(self, batch: list[Sequence]) -> Tensor:
         return self._stepper.step(self._next_inputs(batch), [sequence.slot for sequence in batch])
 
-    def _encode(self, batch: list[Sequence], steps: list[int]) -> Tensor:
-        width = max(steps)
-        inputs = self._empty(len(batch), width)
-        values = inputs.numpy() if self.device.type == "cpu" else np.zeros(inputs.shape, _numpy_dtype(self._kind))
-        for row, (sequence, count) in enumerate(zip(batch, steps, strict=True)):
-            values[row, :count] = sequence.inputs[sequence.position : sequence.position + count]
-        if self.device.type != "cpu":
-            inputs.copy_(torch.from_numpy(values))
-        lengths = None if min(steps) == width else torch.tensor(steps)
-        outputs, after = self.model(inputs, self._states(batch), lengths)
-        holding = [row for row, sequence in enumerate(batch) if sequence.slot >= 0]
-        if holding:
-            self._write_back(batch, holding, after)
-        return outputs if isinstance(outputs, Tensor) else torch.as_tensor(outputs)
-
-    def _states(self, batch: list[Sequence]) -> State | None:
-        """States to go on from; None when every row starts anew."""
-        if all(sequence.slot < 0 for sequence in batch):
-            return None
-        slots = [sequence.slot if sequence.slot >= 0 else self.slots.blank for sequence in batch]
-        return self.slots.gather(torch.tensor(slots, device=self.device))
-
-    def _write_back(self, batch: list[Sequence], holding: list[int], after: State) -> None:
-        index = torch.tensor([batch[row].slot for row in holding], device=self.device)
-        if len(holding) < len(batch):
-            rows = torch.tensor(holding, device=self.device)
-            after = {name: value.index_select(0, rows) for name, value in after.items()}
-        self.slots.scatter(index, after)
+    def _read(self, batch: list[Sequence], steps: dict[Sequence, int], *, every: bool) -> Tensor:
+        parts = [s.inputs[s.position : s.position + steps[s]] for s in batch]
+        return self._reader.read(parts, [sequence.slot for sequence in batch], every=every)
 
     def _next_inputs(self, batch: list[Sequence]) -> Tensor:
         if self._kind == "tokens":
@@ -140,11 +121,10 @@ class Compute:
             features[row] = sequence.inputs[sequence.position]
         return torch.from_numpy(features).to(self.device)
 
-    def _empty(self, rows: int, steps: int | None) -> Tensor:
-        shape = (rows,) if steps is None else (rows, steps)
+    def _blank_inputs(self, *shape: int) -> NDArray[np.generic]:
         if self._kind == "tokens":
-            return torch.zeros(shape, dtype=torch.int64, device=self.device)
-        return torch.zeros((*shape, self.model.shape.input_size), device=self.device)
+            return np.zeros(shape, np.int64)
+        return np.zeros((*shape, self.model.shape.input_size), np.float32)
 
     @property
     def _kind(self) -> Literal["tokens", "features"]:
@@ -159,10 +139,6 @@ def _stack(parts: list[Tensor]) -> Tensor | None:
         return torch.cat(parts)
     widest = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, widest - part.shape[1])) for part in parts])
-
-
-def _numpy_dtype(kind: Literal["tokens", "features"]) -> type[np.generic]:
-    return np.int64 if kind == "tokens" else np.float32
 
 
 def _model_failed(exc: Exception) -> RequestError:

@@ -323,9 +323,10 @@ class Engine:
             for sequence in again:
                 self._place(sequence)
         spent_s = self._clock() - begin
-        width = max(steps.values())
-        self._encode_step_s += 0.2 * (spent_s / (width * len(batch)) - self._encode_step_s)
-        self._metrics.encode(spent_s, len(batch), width * len(batch) - sum(steps.values()))
+        real = sum(steps.values())
+        computed = max(steps.values()) * len(batch) if self._compute.pads else real
+        self._encode_step_s += 0.2 * (spent_s / computed - self._encode_step_s)
+        self._metrics.encode(spent_s, len(batch), computed - real)
 
     def _emit(
         self,

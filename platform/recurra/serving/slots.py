@@ -96,15 +96,6 @@ class Slots:
         index = torch.tensor(slots, device=self._matrix.device)
         self._matrix.index_copy_(0, index, self.layout.matrix(rows).to(self._matrix.device))
 
-    def gather(self, index: Tensor) -> State:
-        """The states of some slots, in that order (a copy)."""
-        return {name: view.index_select(0, index) for name, view in self._views.items()}
-
-    def scatter(self, index: Tensor, state: State) -> None:
-        """Write the states of some slots."""
-        for name, view in self._views.items():
-            view.index_copy_(0, index, state[name].to(view.dtype))
-
     def rows(self, slots: Sequence[int]) -> list[bytes]:
         """The states of some slots as bytes, to be kept elsewhere."""
         return split_rows(self._matrix.index_select(0, torch.tensor(slots, device=self._matrix.device)).cpu())

@@ -15,6 +15,9 @@ from torch import Tensor
 from recurra.models.native.library import address, aligned, function, packed
 from recurra.models.native.recurrent import Cell, Layer
 
+TABLE_BYTES = 64 << 20
+"""Most memory for a table of what the first layer makes of each token; with it, its product with the input is not taken."""
+
 
 class StepLayer(NamedTuple):
     """A layer and where its sequences have their state."""
@@ -66,14 +69,14 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("slots", "count")),
         ("layers", ctypes.c_void_p),
         *((name, ctypes.c_int64) for name in ("features", "tokens")),
-        ("embedding", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("embedding", "table")),
         ("head", _Matrix),
         *((name, ctypes.c_void_p) for name in ("head_bias", "workspace")),
     ]
 
 
 class StackInPlace:
-    """Single steps of layers in float32.
+    """Single steps of layers in float32. Not for several threads at once.
 
     Args:
         layers: From the input on; parameters are copied.
@@ -83,24 +86,29 @@ class StackInPlace:
 
     def __init__(self, layers: Sequence[StepLayer], ends: Ends, *, integers: bool = False) -> None:
         self._held: list[Any] = [layers, ends]
-        self._slots = layers[0].h_SH.shape[0]
+        self.slots = layers[0].h_SH.shape[0]
+        """Rows of the states."""
         own = (_Layer * len(layers))(*(self._layer(layer, integers) for layer in layers))
         features = layers[0].input.shape[1]
-        self._dtype, self._width = (torch.float32, features) if ends.embedding is None else (torch.int64, 1)
-        self._outputs = layers[-1].h_SH.shape[1] if ends.head is None else ends.head.shape[0]
-        self._step = _Step(self._slots, len(layers), ctypes.addressof(own), features)
+        self.dtype, self.width = (torch.float32, features) if ends.embedding is None else (torch.int64, 1)
+        """Of what one step takes of a sequence."""
+        self.outputs = layers[-1].h_SH.shape[1] if ends.head is None else ends.head.shape[0]
+        self._step = _Step(self.slots, len(layers), ctypes.addressof(own), features)
         if ends.embedding is not None:
             self._step.tokens, self._step.embedding = ends.embedding.shape[0], self._keep(ends.embedding)
         if ends.head is not None:
-            bias = ends.head.new_zeros(self._outputs) if ends.head_bias is None else ends.head_bias.detach().clone()
+            bias = ends.head.new_zeros(self.outputs) if ends.head_bias is None else ends.head_bias.detach().clone()
             self._step.head, self._step.head_bias = self._pack(ends.head, integers=False), self._keep(bias)
         numbers = function("recurra_step_workspace_size", returns_index=True)(ctypes.byref(self._step))
         self._step.workspace = self._keep(torch.empty(numbers))
-        self._rows = (ctypes.c_int64 * self._slots)()
+        if ends.embedding is not None:
+            self._fill_table()
+        self.place = ctypes.addressof(self._step)
+        """Of the structure that the kernels read; valid as long as this object."""
+        self._rows = (ctypes.c_int64 * self.slots)()
         self._held.append(own)
         self._run = function("recurra_step", returns_index=True)
         self._run.argtypes = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 3)
-        self._places = (ctypes.addressof(self._step), ctypes.addressof(self._rows))
 
     def __call__(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:
         """Outputs [B, K] for the sequences in some rows; a row must not stand there twice.
@@ -112,23 +120,31 @@ class StackInPlace:
         Raises:
             IndexError: A row or a token does not exist, or the inputs have another shape; then nothing was done.
         """
-        count, dtype = len(rows), self._dtype
+        count, dtype = len(rows), self.dtype
         if inputs_B.dtype != dtype or not inputs_B.is_contiguous():
             inputs_B = inputs_B.to(dtype).contiguous()
-        out_BK = torch.empty(count, self._outputs)
-        if inputs_B.numel() == count * self._width and count <= self._slots:
+        out_BK = torch.empty(count, self.outputs)
+        if inputs_B.numel() == count * self.width and count <= self.slots:
             self._rows[:count] = list(rows)
-            step, places = self._places
-            if not self._run(step, count, places, inputs_B.data_ptr(), out_BK.data_ptr()):
+            places = ctypes.addressof(self._rows)
+            if not self._run(self.place, count, places, inputs_B.data_ptr(), out_BK.data_ptr()):
                 return out_BK
         raise IndexError(
-            f"A step of {count} rows of {self._slots} cannot take inputs of shape {list(inputs_B.shape)} and type {dtype}: "
+            f"A step of {count} rows of {self.slots} cannot take inputs of shape {list(inputs_B.shape)} and type {dtype}: "
             "the shape is another, or a row or a token does not exist."
         )
 
+    def _fill_table(self) -> None:
+        """Take the first layer's product with every token's vector now, unless the table would be too large."""
+        numbers = function("recurra_table_size", returns_index=True)(ctypes.byref(self._step))
+        if 4 * numbers <= TABLE_BYTES:
+            table = aligned(4 * numbers)
+            function("recurra_fill_table")(ctypes.byref(self._step), ctypes.c_void_p(table.data_ptr()))
+            self._step.table = self._keep(table)
+
     def _layer(self, step: StepLayer, integers: bool) -> _Layer:
         layer, (rows, size) = step.layer, step.h_SH.shape
-        assert step.h_SH[0].is_contiguous() and rows == self._slots
+        assert step.h_SH[0].is_contiguous() and rows == self.slots
         cell = Cell(layer.kind, size, layer.zoneout, *(self._copy(t) for t in layer.weights))
         matrices = self._pack(step.input, integers), self._pack(layer.recurrent, integers)
         parts = self._copy(step.gain), self._copy(step.shift), address(step.h_SH), address(step.c_SH)
