@@ -1,0 +1,55 @@
+// Products with packed matrices: see panels.h.
+#include "panels.h"
+
+namespace recurra {
+
+// C[rows, panels] (+)= A[rows, depth] W^T, all of C in registers.
+template <class T, int rows, int panels>
+inline void packed_block(Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add) {
+    using V = typename Vector<T, vector_bytes>::type;
+    constexpr int lanes = vector_bytes / sizeof(T), vectors = 2 * panels;
+    const Index panel = 2 * lanes * depth;
+    V acc[rows][vectors];
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vectors; ++v)
+            acc[r][v] = add ? *reinterpret_cast<const V*>(C + r * ldc + v * lanes) : V{};
+    for (Index k = 0; k < depth; ++k, W += 2 * lanes) {
+        V w[vectors];
+        for (int v = 0; v < vectors; ++v) w[v] = *reinterpret_cast<const V*>(W + (v / 2) * panel + (v % 2) * lanes);
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v) acc[r][v] += A[r * lda + k] * w[v];
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int v = 0; v < vectors; ++v) *reinterpret_cast<V*>(C + r * ldc + v * lanes) = acc[r][v];
+}
+
+// Several panels at once where there are few rows: a sum must not wait for its predecessor.
+template <class T, int rows>
+void packed_rows(Index panels, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add) {
+    constexpr int together = rows == 1 ? 4 : rows == 2 || (rows == 3 && vector_bytes == 64) ? 2 : 1;
+    constexpr Index width = panel_width<T>;
+    Index p = 0;
+    for (; p + together <= panels; p += together)
+        packed_block<T, rows, together>(depth, A, lda, W + p * width * depth, C + p * width, ldc, add);
+    for (; p < panels; ++p) packed_block<T, rows, 1>(depth, A, lda, W + p * width * depth, C + p * width, ldc, add);
+}
+
+template <class T>
+void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add) {
+    using Rows = void (*)(Index, Index, const T*, Index, const T*, T*, Index, bool);
+    constexpr Rows by_count[] = {packed_rows<T, 1>, packed_rows<T, 2>, packed_rows<T, 3>, packed_rows<T, 4>,
+                                 packed_rows<T, 5>, packed_rows<T, 6>, packed_rows<T, 7>, packed_rows<T, 8>};
+    constexpr Index width = panel_width<T>, many = vector_bytes == 64 ? 8 : 4;  // as many rows as registers have room for
+    const Index panels = padded<T>(n) / width, blocks = (m + many - 1) / many;
+    if (blocks == 1) return by_count[m - 1](panels, depth, A, lda, W, C, ldc, add);
+    for (Index p = 0; p < panels; ++p)
+        for (Index b = 0; b < blocks; ++b) {  // of about the same size: one of a single row is half idle
+            const Index r = m * b / blocks, count = m * (b + 1) / blocks - r;
+            by_count[count - 1](1, depth, A + r * lda, lda, W + p * width * depth, C + r * ldc + p * width, ldc, add);
+        }
+}
+
+template void packed_product(Index, Index, Index, const float*, Index, const float*, float*, Index, bool);
+template void packed_product(Index, Index, Index, const double*, Index, const double*, double*, Index, bool);
+
+}  // namespace recurra
