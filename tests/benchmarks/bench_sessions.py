@@ -39,6 +39,7 @@ from recurra.registry.bundle import BundleParts
 from recurra.registry.registry import Registry
 from recurra.serving.app import build_asgi
 from recurra.serving.config import ServeConfig
+from recurra.serving.lineup import Lineup
 from recurra.serving.run import ServeRun
 from recurra.serving.service import ServedModel, Service
 from recurra.storage.server import EmbeddedServer
@@ -117,7 +118,7 @@ async def undisturbed(count: int, directory: Path) -> list[list[list[int]]]:
         open_store(directory.as_uri()),
     )
     service.start(asyncio.get_running_loop())
-    app = build_asgi(service)
+    app = build_asgi(Lineup(service))
 
     async def script(http: httpx.AsyncClient, number: int) -> list[list[int]]:
         id = (await http.post("/v1/sessions")).json()["id"]

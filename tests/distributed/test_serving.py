@@ -21,6 +21,7 @@ from recurra.models.weights import save_weights
 from recurra.orchestration.deploy import ServeApi
 from recurra.orchestration.local_cluster import LocalCluster
 from recurra.orchestration.ports import REPLICA_PORTS
+from recurra.orchestration.release import released
 from recurra.registry.bundle import BundleParts
 from recurra.registry.registry import Registry
 from recurra.serving.client import Client
@@ -33,10 +34,10 @@ pytestmark = pytest.mark.ray
 SERVE = ServeConfig(replicas=2, cpus_per_replica=0.5, slots=32, sessions={"trust_s": 1.0})
 
 
-def publish(registry_url: str) -> None:
-    """A small untrained byte-level model as `lm@production`."""
+def publish(registry_url: str, seed: int = 1, alias: str = "production") -> str:
+    """A small untrained byte-level model of the name `lm`; its digest."""
     task = LanguageModelTask(LanguageModelConfig(), ByteVocabulary())
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = task.build_model(ModelConfig(cell="gru", hidden_size=32))
     parts = BundleParts(
         task=task.describe(),
@@ -44,7 +45,7 @@ def publish(registry_url: str) -> None:
         shape=asdict(model.shape),
         state_spec=model.state_spec.to_json(),
     )
-    Registry(registry_url).publish("lm", parts, save_weights(model), alias="production")
+    return Registry(registry_url).publish("lm", parts, save_weights(model), alias=alias)
 
 
 class Service:
@@ -59,6 +60,7 @@ class Service:
 
     def deploy(self, serve: ServeConfig) -> None:
         run = ServeRun(name="lm", model="lm@production", registry=self.registry_url, serve=serve)
+        run = released(run, Registry(self.registry_url))
         self.api.deploy(run, http_port=self.cluster.record.ports.http, timeout_s=120, progress=print)
         wait_for(lambda: len(self.replica_urls()) >= serve.replica_range[0], 30)
 

@@ -24,6 +24,7 @@ from recurra.orchestration.job_file import JobFile, load_job
 from recurra.orchestration.local_platform import LocalPlatform, PlatformOptions, join_local_platform
 from recurra.orchestration.narrator import Narrator
 from recurra.orchestration.ports import is_free
+from recurra.orchestration.release import released
 from recurra.registry.registry import Registry
 from recurra.storage.s3 import S3Store
 from recurra.storage.url import open_store, split_s3
@@ -196,7 +197,7 @@ def _train(job: JobFile, platform: LocalPlatform, baseline: float, narrator: Nar
 
 def _deploy(job: JobFile, platform: LocalPlatform, narrator: Narrator) -> Deployed:
     run = job.serve_run()
-    Registry(run.registry).resolve(run.model)
+    run = released(run, Registry(run.registry))
     cluster = platform.cluster
     api = ServeApi(cluster.dashboard_url)
     deployed = api.deploy(run, http_port=cluster.record.ports.http, timeout_s=180.0, progress=narrator)

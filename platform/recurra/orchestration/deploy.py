@@ -12,6 +12,7 @@ import httpx
 
 from recurra.config.env import ray_auth_token
 from recurra.errors import ClusterError, ConfigError
+from recurra.orchestration.release import unless_the_same
 from recurra.serving.run import ServeRun
 
 POLL_S = 0.5
@@ -85,7 +86,9 @@ class ServeApi:
             ConfigError: Another application has its route.
         """
         details = self._details()
-        others = [app for name, app in self._configs(details).items() if name != run.name]
+        configs = self._configs(details)
+        run = unless_the_same(run, (configs.get(run.name) or {}).get("args"))
+        others = [app for name, app in configs.items() if name != run.name]
         for other in others:
             if other.get("route_prefix") == run.serve.route_prefix:
                 raise ConfigError(

@@ -73,7 +73,8 @@ class JobFile(Section):
                 "Add 'publish: {model: NAME, alias: production}', or 'serve: {model: NAME@production}'."
             )
         registry = (publish or PublishConfig(model=self.name)).registry
-        return ServeRun(name=self.name, model=serve.model or _reference(publish), registry=registry, serve=serve)
+        values = {"name": self.name, "model": serve.model or _reference(publish), "registry": registry}
+        return parse({**values, "serve": dump(serve)}, ServeRun, source=f"job '{self.name}'")
 
     def to_yaml(self) -> str:
         """The whole job, overrides included, as a file that `load_job` reads back to an equal one."""

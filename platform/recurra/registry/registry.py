@@ -110,6 +110,32 @@ class Registry:
         assert digest is not None
         return digest
 
+    def take_back(self, name: str, alias: str, bad: str, good: str, reason: str) -> bool:
+        """Point an alias away from a bundle that did not stand its trial. Returns whether it still pointed there.
+
+        Args:
+            name: The model.
+            alias: Such as `candidate`.
+            bad: Digest.
+            good: Digest of the bundle that it is to mean instead.
+            reason: For the history.
+        """
+        history = History(self._model(name))
+
+        def choose(last: HistoryEntry | None) -> Digest | None:
+            return Digest(good) if last is not None and last.aliases.get(alias) == bad else None
+
+        return history.append(Change("rollback", alias, self._actor, reason), self._now(), choose) is not None
+
+    def was_taken_back(self, name: str, alias: str, digest: str) -> bool:
+        """Whether the alias was last moved away from this bundle by a roll-back; one that was promoted past it goes on."""
+        history = History(self._model(name))
+        last = history.last()
+        if last is None or last.aliases.get(alias) == digest:
+            return False
+        left = [entry for entry in history.entries() if entry.alias == alias and entry.previous == digest]
+        return bool(left) and left[-1].action == "rollback"
+
     def history(self, name: str) -> list[HistoryEntry]:
         """Every change of the model's aliases, oldest first.
 

@@ -1,14 +1,14 @@
 """The ASGI application of one replica.
 
 Order of layers, outermost first: `Measured` (counts what leaves, errors too), `Answered` (errors to envelopes),
-`Authorised` (before a body is read), `Limited` (reads the body), `Predict` (the hot path), then FastAPI's routes.
+`Authorised` (before a body is read), `Limited` (reads the body), `Switch` (which bundle), `Predict` (the hot path), then FastAPI's routes of that bundle.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
@@ -35,6 +35,7 @@ from recurra.serving.edge import (
     retry_after,
     route_path,
 )
+from recurra.serving.lineup import Lineup
 from recurra.serving.messages import PredictRequest, envelope, parse
 from recurra.serving.openapi import describe
 from recurra.serving.parts import Parts
@@ -44,56 +45,64 @@ from recurra.serving.routes_sessions import add_session_routes
 from recurra.serving.routes_sockets import add_socket_routes
 from recurra.serving.routes_states import add_state_routes
 from recurra.serving.service import Service
-from recurra.serving.session_keeping import fingerprint, sessions_of
-from recurra.serving.session_service import SessionService
-from recurra.serving.vault_versions import Shard
+from recurra.serving.session_desks import SessionDesks
+from recurra.serving.switch import Switch
+from recurra.serving.trial import Trial
 
 PREDICT = "/v1/predict/"
 
 
 def build_asgi(
-    service: Service,
+    lineup: Lineup,
     api_key: str | None = None,
     fleet_metrics: Callable[[], Awaitable[str]] | None = None,
     around: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
-    vault: Sequence[Shard] = (),
+    trial: Trial | None = None,
 ) -> App:
-    """The application; its lifespan starts and stops the engine.
+    """The application; its lifespan starts and stops the engines.
 
     Args:
-        service: The model.
+        lineup: The bundles.
         api_key: Bearer key that requests must carry; None = open.
         fleet_metrics: Text of `GET /metrics`; None = this process alone.
-        around: Entered before the engine starts, left after it has stopped.
-        vault: All shards of the vault that keeps the sessions; none = the store alone keeps them.
+        around: Entered before the engines start, left after they have stopped.
+        trial: Of the candidate, where there is one.
     """
+    stable = lineup.stable.service
 
     async def own_metrics() -> str:
-        return service.metrics.exposition()
+        return stable.metrics.exposition()
 
-    sessions = sessions_of(service, vault)
-    parts = Parts(
-        service,
-        SessionService(service, sessions, fingerprint(api_key)) if sessions is not None else None,
-        fleet_metrics or own_metrics,
-        (api_key or "").encode(),
-    )
+    heard = trial.hear if trial is not None else _unheard
+    desks = SessionDesks(lineup, heard) if lineup.stable.sessions is not None else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with around():
-            service.start(asyncio.get_running_loop())
-            tending = asyncio.create_task(sessions.tend()) if sessions is not None else None
+            await lineup.open(asyncio.get_running_loop())
+            watching = asyncio.create_task(trial.run()) if trial is not None else None
             try:
                 yield
             finally:
-                await service.drain(service.config.shutdown_s)
-                if tending is not None:
-                    tending.cancel()
-                if sessions is not None:
-                    await sessions.close()
-                service.stop()
+                if watching is not None:
+                    watching.cancel()
+                await lineup.close()
 
+    def of(service: Service) -> App:
+        parts = Parts(service, desks, fleet_metrics or own_metrics, (api_key or "").encode())
+        return Predict(_routes(parts, lifespan, with_key=api_key is not None), service)
+
+    apps = {desk.digest: of(desk.service) for desk in lineup.deployed}
+    layers: App = Switch(lineup, apps, heard)
+    layers = Limited(layers, stable.config.max_request_bytes)
+    layers = Authorised(layers, api_key)
+    layers = Answered(layers)
+    return Measured(layers, stable.metrics)
+
+
+def _routes(
+    parts: Parts, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]], *, with_key: bool
+) -> FastAPI:
     api = FastAPI(
         title="Recurra", docs_url="/docs", redoc_url=None, lifespan=lifespan, separate_input_output_schemas=False
     )
@@ -104,12 +113,12 @@ def build_asgi(
     add_state_routes(api, parts)
     add_socket_routes(api, parts)
     add_inference_routes(api, parts)
-    describe(api, service, with_key=api_key is not None)
-    layers: App = Predict(api, service)
-    layers = Limited(layers, service.config.max_request_bytes)
-    layers = Authorised(layers, api_key)
-    layers = Answered(layers)
-    return Measured(layers, service.metrics)
+    describe(api, parts.service, with_key=with_key)
+    return api
+
+
+def _unheard(digest: str, seconds: float | None, failed: bool) -> None:
+    """No candidate, nobody who judges."""
 
 
 class Predict:

@@ -32,6 +32,13 @@ class SessionConfig(Section):
 
     vault: VaultConfig | None = VaultConfig()
     """null = no vault: every version is in the object store before it is acknowledged."""
+    on_update: Literal["pin", "reset"] = "pin"
+    """What a session does when another bundle is deployed than the one it was begun with. pin: it goes on with its own, which
+    replicas fetch from the registry. reset: its state goes back to the start of the new one at its next request, whose
+    answer says `reset: true`; the step number goes on."""
+    older_bundles: int = Field(default=2, ge=1, le=64)
+    """Bundles beside the deployed ones that a replica holds ready for pinned sessions, each with slots of its own; the one
+    that has been idle for longest makes room."""
     bytes_per_key: int | None = Field(default=None, ge=1 << 10)
     """Bytes of live sessions that one bearer key may have, counted by the vault; null = no limit."""
 
@@ -40,7 +47,7 @@ class SessionConfig(Section):
     trace_steps: int = Field(default=32, ge=0, le=4096)
     """Last steps whose weightings `GET …/memory` shows, for models with a memory; 0 = none, and smaller snapshots."""
     memory_bytes: int = Field(default=256 << 20, ge=1 << 16)
-    """Bytes of states that a replica keeps in memory; the least recently used ones are then read from the store again."""
+    """Bytes of states that a replica keeps in memory for each bundle; the least recently used ones are then read from the store again."""
     url: str | None = None
     """Where states are written through to; null = `sessions` beside the registry."""
     trust_s: float = Field(default=10.0, gt=0)
@@ -56,6 +63,30 @@ class AutoscalingConfig(Section):
     downscale_delay_s: float = Field(default=60.0, ge=0)
     look_back_s: float = Field(default=5.0, gt=0)
     """Window over which the load is averaged."""
+
+
+class GuardConfig(Section):
+    """When a replica takes a candidate back: over a limit, and worse than the stable bundle in the same window."""
+
+    error_rate: float = Field(default=0.02, ge=0, lt=1)
+    """Largest share of requests that may fail on the server's side (500, 504)."""
+    p95_ms: float | None = Field(default=None, gt=0)
+    """Longest time that 95 of 100 requests may take, streams left out; null = any."""
+    window_s: float = Field(default=60.0, gt=0)
+    """What is older is forgotten."""
+    min_requests: int = Field(default=50, ge=1)
+    """Requests to the candidate, at one replica and within the window, before there is a verdict."""
+
+
+class CanaryConfig(Section):
+    """A candidate that is tried out on a share of what comes."""
+
+    model: str = Field(pattern=r"^[^@]+@[^@]+$")
+    """The candidate by its alias, such as `sms@candidate`; a roll-back is written into the history of that alias."""
+    share: float = Field(default=0.1, ge=0, le=1)
+    """Of new sessions, and of requests outside of sessions."""
+    guard: GuardConfig | None = GuardConfig()
+    """null = nobody watches it."""
 
 
 class ServeConfig(Section):
@@ -98,6 +129,10 @@ class ServeConfig(Section):
     """Requests open at one replica; null = slots + max_queue + 64, so that the engine's own queue decides."""
     shutdown_s: float = Field(default=20.0, gt=0)
     """Seconds that a leaving replica may take to finish its requests."""
+    surge_percent: int = Field(default=25, ge=0, le=100)
+    """Replicas, in percent and rounded up, that an update may start before it stops old ones. 0 = for a cluster without
+    room for one more: an old one goes first, and a single replica leaves a gap."""
+    canary: CanaryConfig | None = None
     autoscaling: AutoscalingConfig = AutoscalingConfig()
     sessions: SessionConfig = SessionConfig()
 

@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-import torch
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from recurra.config.env import api_key
 from recurra.config.load import parse
 from recurra.errors import ClusterError
-from recurra.registry.registry import Registry
 from recurra.serving.app import build_asgi
 from recurra.serving.autoscaling import LOAD
+from recurra.serving.bundles import Bundles
 from recurra.serving.direct import adopt
 from recurra.serving.edge import App
+from recurra.serving.lineup import Lineup
 from recurra.serving.run import ServeRun
-from recurra.serving.service import ServedModel, Service
+from recurra.serving.session_keeping import fingerprint
 from recurra.serving.vault_actors import VaultSettings, vault_shards
 from recurra.serving.vault_log import agreed_shards
 from recurra.serving.vault_shard import ShardOptions
 from recurra.storage.store import Store
-from recurra.storage.url import open_store
 from recurra.telemetry.fleet import FleetReporter, fleet_exposition_async
-from recurra.telemetry.metrics import Metrics
-
-log = logging.getLogger(__name__)
 
 DEPLOYMENT = "replica"
 CONSTRUCTOR_TRIES = 3
@@ -55,35 +50,36 @@ class Replica:
     def __init__(self, arguments: dict[str, Any]) -> None:
         begin = time.perf_counter()
         run = parse(arguments, ServeRun)
-        loaded = Registry(run.registry).load(run.model)
-        name = run.model.partition("@")[0]
-        if run.serve.gpus_per_replica > 0:
-            loaded.model.to(torch.device("cuda"))
-        metrics = Metrics(model=name)
-        bundle = loaded.bundle
-        served = ServedModel(
-            name, bundle.digest, loaded.task, loaded.model, bundle.created, bundle.metrics, bundle.card
+        self._reporters: list[FleetReporter] = []
+        bundles = Bundles(run, lambda metrics: self._reporters.append(FleetReporter(metrics, f"serve-{run.name}")))
+        self._key = api_key()
+        vault = vault_shards(_vault_settings(run, bundles.sessions)) if run.serve.sessions.vault is not None else []
+        canary = bundles.candidate()
+        self._lineup = Lineup(
+            bundles.stable(),
+            canary,
+            run.serve.canary.share if run.serve.canary is not None else 0.0,
+            load=bundles.older,
+            vault=vault,
+            owner=fingerprint(self._key),
         )
-        store = open_store(_sessions_url(run)).child(name)
-        self._service = Service(served, run.serve, metrics, store)
-        self._vault = vault_shards(_vault_settings(run, store)) if run.serve.sessions.vault is not None else []
+        self._trial = bundles.trial(self._lineup) if canary is not None else None
         self._route_prefix = run.serve.route_prefix
-        self._reporter = FleetReporter(metrics, f"serve-{run.name}")
-        metrics.gauge("recurra_model_load_seconds").set(time.perf_counter() - begin)
+        self._lineup.stable.service.metrics.gauge("recurra_model_load_seconds").set(time.perf_counter() - begin)
 
     def __serve_build_asgi_app__(self) -> App:
-        app = build_asgi(self._service, api_key(), fleet_exposition_async, self._reporting, self._vault)
-        adopt(app, self._route_prefix, self._service.leave)
+        app = build_asgi(self._lineup, self._key, fleet_exposition_async, self._reporting, self._trial)
+        adopt(app, self._route_prefix, self._lineup.leave)
         return app
 
     async def check_health(self) -> None:
         """Ray restarts the replica when this raises three times in a row."""
-        if not self._service.engine.healthy:
+        if not self._lineup.healthy:
             raise ClusterError("The engine's thread has ended, or one tick takes longer than any request may.")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `LoadPolicy` reads."""
-        return {LOAD: self._service.engine.mean_load()}
+        return {LOAD: self._lineup.mean_load()}
 
     @asynccontextmanager
     async def _reporting(self) -> AsyncIterator[None]:
@@ -91,7 +87,8 @@ class Replica:
         try:
             yield
         finally:
-            self._reporter.close()
+            for reporter in self._reporters:
+                await asyncio.to_thread(reporter.close)
 
 
 def _options(run: ServeRun) -> dict[str, Any]:
@@ -103,6 +100,7 @@ def _options(run: ServeRun) -> dict[str, Any]:
         "graceful_shutdown_wait_loop_s": 0.2,
         "health_check_period_s": HEALTH_PERIOD_S,
         "max_constructor_retry_count": CONSTRUCTOR_TRIES,
+        "max_surge_percent": config.surge_percent,
         "ray_actor_options": {"num_cpus": config.cpus_per_replica, "num_gpus": config.gpus_per_replica},
     }
     low, high = config.replica_range
@@ -132,11 +130,3 @@ def _vault_settings(run: ServeRun, store: Store) -> VaultSettings:
     options = ShardOptions(vault.flush_s, vault.memory_bytes, budget)
     name = f"{run.name}-{run.model.partition('@')[0]}"
     return VaultSettings(name, inner.url, count, options, vault.idle_s)
-
-
-def _sessions_url(run: ServeRun) -> str:
-    if run.serve.sessions.url is not None:
-        return run.serve.sessions.url
-    parts = urlsplit(run.registry)
-    beside = parts.path.rstrip("/").rpartition("/")[0] if parts.scheme == "file" or "/" in parts.path.strip("/") else ""
-    return f"{parts.scheme}://{parts.netloc}{beside}/sessions"

@@ -24,7 +24,7 @@ from recurra.serving import tensors
 from recurra.serving.messages import PredictRequest, SessionStep
 from recurra.serving.messages_inference import InferOutput, InferRequest
 from recurra.serving.service import Service
-from recurra.serving.session_service import SessionService
+from recurra.serving.session_desks import SessionDesks
 from recurra.serving.tensors import BINARY_SIZE, BYTES, Tensor, TensorSpec
 
 EXTENSIONS = ("binary_tensor_data", "sequence", "model_configuration")
@@ -52,7 +52,7 @@ class Inference:
         secret: Makes session ids of sequence ids, so that nobody can guess one from the other.
     """
 
-    def __init__(self, service: Service, sessions: SessionService | None, secret: bytes) -> None:
+    def __init__(self, service: Service, sessions: SessionDesks | None, secret: bytes) -> None:
         self._service = service
         self._sessions = sessions
         self._secret = secret
@@ -99,11 +99,11 @@ class Inference:
         if sequence_id in (None, 0, ""):
             prediction = PredictRequest(instances=instances, options=request.parameters.options)
             answers: list[tuple[Any, Any]] = list(await self._service.infer(prediction, "inputs"))
-        else:
-            answers = [await self._step(request, instances)]
-        return self._answer(request, answers)
+            return self._answer(request, answers, self._service.served.digest)
+        answer = await self._step(request, instances)
+        return self._answer(request, [(answer["raw"], answer["output"])], answer["digest"])
 
-    async def _step(self, request: InferRequest, instances: list[Any]) -> tuple[list[float], Any]:
+    async def _step(self, request: InferRequest, instances: list[Any]) -> dict[str, Any]:
         if self._sessions is None:
             raise RequestError(
                 f"'{self._service.served.name}' has no sessions, so it takes no 'sequence_id'. Send whole sequences.",
@@ -119,10 +119,9 @@ class Inference:
             )
         given = request.parameters
         step = SessionStep(step=given.step, input=instances[0], options=given.options, raw=True)
-        answer = await self._sessions.sequence(
+        return await self._sessions.sequence(
             self.session_id(given.sequence_id), step, start=given.sequence_start, end=given.sequence_end
         )
-        return answer["raw"], answer["output"]
 
     def session_id(self, sequence_id: int | str | None) -> str:
         """The session behind a sequence: 1 and "1" are two of them."""
@@ -194,7 +193,7 @@ class Inference:
                     param=f"outputs.{wanted.name[:100]}",
                 )
 
-    def _answer(self, request: InferRequest, answers: list[tuple[Any, Any]]) -> Inferred:
+    def _answer(self, request: InferRequest, answers: list[tuple[Any, Any]], digest: str) -> Inferred:
         texts = [json.dumps(prediction, ensure_ascii=False) for _, prediction in answers]
         every = {
             OUTPUTS: Tensor(OUTPUTS, "FP32", np.array([numbers for numbers, _ in answers], np.float32)),
@@ -211,7 +210,7 @@ class Inference:
                 head = tensors.to_json(every[output.name])
             heads.append(head)
         served = self._service.served
-        message: dict[str, Any] = {"model_name": served.name, "model_version": served.digest[:12], "outputs": heads}
+        message: dict[str, Any] = {"model_name": served.name, "model_version": digest[:12], "outputs": heads}
         if request.id is not None:
             message["id"] = request.id
         head_bytes = json.dumps(message, ensure_ascii=False).encode()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recurra.serving.snapshot import Snapshot, snapshot_of
+from recurra.serving.snapshot import UNSTORED, Snapshot, snapshot_of
 
 WORTH_BYTES = 4096
 """A smaller state is sent whole: replaying costs more than its bytes do."""
@@ -21,7 +21,8 @@ WORTH_BYTES = 4096
 def to_entry(snapshot: Snapshot, consumed: NDArray[Any]) -> bytes:
     """The version, without state and trail."""
     facts = asdict(replace(snapshot, state=b"", trail=None))
-    del facts["state"], facts["trail"], facts["journaled"]
+    for name in UNSTORED:
+        del facts[name]
     facts["inputs"] = {"dtype": consumed.dtype.str, "shape": list(consumed.shape)}
     head = json.dumps(facts).encode()
     return len(head).to_bytes(8, "little") + head + consumed.tobytes()

@@ -188,6 +188,8 @@ class SessionAnswer(BaseModel):
     """Time steps that are part of the session, generated ones included."""
     expires_at: float
     """Seconds since 1970; each request moves it."""
+    reset: bool = False
+    """Whether the model was updated before this request and the session's state set back to the start for it."""
     output: Any = None
     """The task's answer to the inputs."""
     generated: Generated | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from recurra.errors import RequestError
 from recurra.serving.service import Service
-from recurra.serving.session_service import SessionService
+from recurra.serving.session_desks import SessionDesks
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,14 @@ class Parts:
     """Handed to every group of routes."""
 
     service: Service
-    sessions: SessionService | None
+    sessions: SessionDesks | None
     """None where the model cannot step, or no store was given."""
     fleet_metrics: Callable[[], Awaitable[str]]
     """Prometheus' text format of the whole fleet."""
     secret: bytes = b""
     """Known to the replicas of a service alone: its bearer key, if it has one."""
 
-    def sessions_or_404(self) -> SessionService:
+    def sessions_or_404(self) -> SessionDesks:
         """The sessions.
 
         Raises:

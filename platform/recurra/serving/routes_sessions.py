@@ -16,7 +16,7 @@ from recurra.serving.openapi import SAFETENSORS, body_of
 from recurra.serving.parts import Parts
 from recurra.serving.responses import EventStream, event_of, while_connected
 from recurra.serving.routes_states import check_digest
-from recurra.serving.session_service import SessionService
+from recurra.serving.session_desks import SessionDesks
 
 
 def add_session_routes(api: FastAPI, parts: Parts) -> None:
@@ -70,7 +70,7 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
         return Response(status_code=204)
 
 
-async def _events(sessions: SessionService, id: str, message: SessionStep) -> AsyncGenerator[bytes, None]:
+async def _events(sessions: SessionDesks, id: str, message: SessionStep) -> AsyncGenerator[bytes, None]:
     async with aclosing(sessions.stream(id, message)) as source:
         async for event in source:
             yield event_of(json.dumps(event, ensure_ascii=False))

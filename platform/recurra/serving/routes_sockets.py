@@ -16,7 +16,7 @@ from recurra.errors import RecurraError, RequestError
 from recurra.serving.edge import internal_error
 from recurra.serving.messages import SessionStep, envelope, parse
 from recurra.serving.parts import Parts
-from recurra.serving.session_service import SessionService
+from recurra.serving.session_desks import SessionDesks
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def add_socket_routes(api: FastAPI, parts: Parts) -> None:
 class _Conversation:
     """Reads ahead, so that a client that leaves in the middle of an answer is noticed and its slot is free."""
 
-    def __init__(self, websocket: WebSocket, parts: Parts, sessions: SessionService, id: str) -> None:
+    def __init__(self, websocket: WebSocket, parts: Parts, sessions: SessionDesks, id: str) -> None:
         self._socket = websocket
         self._parts = parts
         self._sessions = sessions

@@ -45,6 +45,8 @@ class ServedModel:
     """Of its evaluation."""
     card: Mapping[str, Any] | None = None
     """Costs, data and limits, as the bundle has them."""
+    released_s: float = 0.0
+    """When the deployment that serves it was made, in seconds since 1970."""
 
 
 class Service:

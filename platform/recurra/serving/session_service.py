@@ -47,11 +47,15 @@ class SessionService:
         self._looking = asyncio.Semaphore(1)
         self._trace_steps = trace_steps(service)
 
-    async def create(self, request: SessionCreate) -> SessionAnswer:
-        """A session that is empty or starts with an input."""
+    async def create(self, request: SessionCreate, id: str = "") -> SessionAnswer:
+        """A session that is empty or starts with an input.
+
+        Args:
+            id: Of `new_session_id`, where it had to be known before; by default a new one.
+        """
         if request.model is not None:
             self._service.check_model(request.model)
-        snapshot = replace(self._empty(), ttl_s=request.ttl_s)
+        snapshot = replace(self._empty(), id=id, ttl_s=request.ttl_s)
         if request.input is None and request.generate is None:
             return self._answer(await self._sessions.create(snapshot))
         plan = self._planner.plan(
@@ -162,7 +166,7 @@ class SessionService:
         async with self._sessions.hold(id, take=False) as held:
             now_s = self._sessions.wall()
             return self._answer(
-                await self._sessions.create(replace(await held.refresh(), created_s=now_s, used_s=now_s))
+                await self._sessions.create(replace(await held.refresh(), id="", created_s=now_s, used_s=now_s))
             )
 
     async def delete(self, id: str) -> None:
@@ -211,14 +215,15 @@ class SessionService:
     async def _commit(self, held: Held, plan: Plan, result: Result, fingerprint: str) -> bytes:
         before = held.snapshot
         after = self._following(before, self._advanced(before, plan, result))
-        answer = self._planner.outcome(plan, result).model_copy(update=self._facts(after)).model_dump_json()
+        facts = {**self._facts(after), "reset": before.reset}
+        answer = self._planner.outcome(plan, result).model_copy(update=facts).model_dump_json()
         last = LastRequest(before.step, fingerprint, answer if len(answer) <= MAX_ANSWER_BYTES else None)
         await held.commit(replace(after, last=last), plan.consumed(result))
         return answer.encode()
 
     def _following(self, before: Snapshot, after: Snapshot) -> Snapshot:
         """`after` as the version that comes next."""
-        return replace(after, version=before.version + 1, used_s=self._sessions.wall(), last=None)
+        return replace(after, version=before.version + 1, used_s=self._sessions.wall(), last=None, reset=False)
 
     def _advanced(self, snapshot: Snapshot, plan: Plan, result: Result) -> Snapshot:
         """The session after a request."""
@@ -247,11 +252,12 @@ class SessionService:
             service.engine.initial_state,
             self._sessions.wall(),
             owner=self._owner,
+            released_s=service.served.released_s,
         )
 
     def _imported(self, data: bytes, onto: Snapshot) -> Snapshot:
         """`onto` with state, step, context and pending tokens of a snapshot that a client sent."""
-        given = from_bytes(data, self._service.engine.layout)
+        given = from_bytes(data, self._service.engine.layout, onto.digest)
         if given.gone or given.digest != onto.digest:
             raise RequestError(
                 f"The snapshot is of bundle {given.digest[:12]} of a model, and this service serves {onto.digest[:12]}. "
@@ -282,6 +288,7 @@ class SessionService:
             "digest": snapshot.digest,
             "step": snapshot.step,
             "expires_at": self._sessions.expires_s(snapshot),
+            "reset": snapshot.reset,
         }
 
     def _answer(self, snapshot: Snapshot) -> SessionAnswer:

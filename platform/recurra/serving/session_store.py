@@ -26,15 +26,22 @@ class SessionStore:
     Args:
         store: The prefix of one model's sessions.
         layout: Of the model's state.
+        digest: Of the bundle that it belongs to; of another one's sessions only the facts are read.
         keep_s: Seconds that a replaced version stays.
         clock: Seconds, monotonic.
     """
 
     def __init__(
-        self, store: Store, layout: StateLayout, keep_s: float, clock: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        layout: StateLayout,
+        digest: str,
+        keep_s: float,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._layout = layout
+        self._digest = digest
         self._keep_s = keep_s
         self._clock = clock
         self._replaced: deque[tuple[float, str]] = deque()
@@ -63,7 +70,7 @@ class SessionStore:
             self._replace(key)
         if known is not None and keys[-1] == _key(id, known.version):
             return known
-        return from_bytes(self._store.read(keys[-1]), self._layout)
+        return from_bytes(self._store.read(keys[-1]), self._layout, self._digest)
 
     def prune(self) -> int:
         """Delete replaced versions whose time has come. Returns how many."""

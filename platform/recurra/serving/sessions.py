@@ -56,6 +56,19 @@ class OvertakenError(RequestError):
         )
 
 
+class ForeignBundleError(RequestError):
+    """The session goes on with another bundle than the one that was asked (412)."""
+
+    def __init__(self, digest: str, served: str) -> None:
+        super().__init__(
+            f"The session belongs to bundle {digest[:12]} of the model, and this service serves {served[:12]}. "
+            "Create a new session, or roll the alias back.",
+            status=412,
+            code="digest_mismatch",
+        )
+        self.digest = digest
+
+
 class Held:
     """One session while a request works on it; no other request of this replica does."""
 
@@ -90,9 +103,10 @@ class Sessions:
 
     Args:
         versions: Of this model's sessions.
-        digest: Of the bundle that is served; a session of another one is refused.
+        digest: Of the bundle that is served.
         config: Time limit and byte budget.
         metrics: With the label `model` bound.
+        adopt: What a session of another bundle becomes here; None = it is refused.
         clock: Seconds, monotonic.
         wall: Seconds since 1970.
     """
@@ -103,6 +117,7 @@ class Sessions:
         digest: str,
         config: SessionConfig,
         metrics: Metrics,
+        adopt: Callable[[Snapshot], Snapshot | None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -110,6 +125,7 @@ class Sessions:
         self.wall = wall
         self.versions = versions
         self._digest = digest
+        self._adopt = adopt
         self._clock = clock
         self._metrics = metrics
         self._warm = metrics.gauge("recurra_sessions", tier="warm")
@@ -117,8 +133,8 @@ class Sessions:
         self._bytes = 0
 
     async def create(self, snapshot: Snapshot) -> Snapshot:
-        """Write the first version of a session. Its id is made here, and cannot be guessed."""
-        first = replace(snapshot, id=f"s-{secrets.token_urlsafe(24)}", version=1, last=None)
+        """Write the first version of a session; its id is new and cannot be guessed."""
+        first = replace(snapshot, id=snapshot.id or new_session_id(), version=1, last=None)
         entry = _Entry(taken=True)
         self._entries[first.id] = entry
         try:
@@ -140,7 +156,8 @@ class Sessions:
             take: Whether it will be changed, so that this replica must take it over; who only looks does not.
 
         Raises:
-            RequestError: 404 unknown, 410 expired or deleted, 412 of another bundle, 503 when the store fails.
+            RequestError: 404 unknown, 410 expired or deleted, 503 when the store fails.
+            ForeignBundleError: It goes on with another bundle.
         """
         if not ID_PATTERN.fullmatch(id):
             raise _unknown(id)
@@ -260,12 +277,11 @@ class Sessions:
                 code=f"session_{snapshot.gone}",
             )
         if snapshot.digest != self._digest:
-            raise RequestError(
-                f"The session belongs to bundle {snapshot.digest[:12]} of the model, and this service serves "
-                f"{self._digest[:12]}. Create a new session, or roll the alias back.",
-                status=412,
-                code="digest_mismatch",
-            )
+            adopted = self._adopt(snapshot)
+            if adopted is None:
+                self._forget(entry)
+                raise ForeignBundleError(snapshot.digest, self._digest)
+            self._remember(entry, adopted)
 
     def _remember(self, entry: _Entry, snapshot: Snapshot) -> None:
         self._bytes += snapshot.size_bytes - (entry.snapshot.size_bytes if entry.snapshot else 0)
@@ -296,6 +312,11 @@ class Sessions:
 
     def _count(self, event: str) -> None:
         self._metrics.counter("recurra_session_events_total", event=event).inc()
+
+
+def new_session_id() -> str:
+    """An id that nobody can guess; it is all that says who may use the session."""
+    return f"s-{secrets.token_urlsafe(24)}"
 
 
 async def retried(work: Callable[[], Awaitable[T]]) -> T:

@@ -17,6 +17,8 @@ from recurra.serving.trail import Trail
 from recurra.vocabulary import FORMAT_VERSION
 
 METADATA_KEY = "recurra"
+UNSTORED = ("state", "trail", "journaled", "reset")
+"""Fields that are kept elsewhere or not at all."""
 TRAIL = "trail"
 MAX_ANSWER_BYTES = 256 << 10
 """A longer answer is not kept; a repeat of its request then gets 409 instead of it."""
@@ -65,6 +67,10 @@ class Snapshot:
     """Seconds without a request after which it expires; None = as the service has it."""
     owner: str = ""
     """Fingerprint of the bearer key that it was created with."""
+    released_s: float = 0.0
+    """When the deployment was made whose bundle the session has used since, in seconds since 1970."""
+    reset: bool = False
+    """Whether its state was set back just now, for a model that was updated; not part of what is stored."""
     journaled: int = 0
     """Steps since the vault last had the state whole; not part of what is stored."""
     trail: Trail | None = None
@@ -108,7 +114,8 @@ def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -
     """
     shown = replace(snapshot, last=None, epoch=0) if export else snapshot
     facts = asdict(replace(shown, state=b"", trail=None))
-    del facts["state"], facts["trail"], facts["journaled"]
+    for name in UNSTORED:
+        del facts[name]
     facts |= {"format": FORMAT_VERSION, "state_spec": layout.spec.digest}
     tensors = {name: value.contiguous() for name, value in _tensors(snapshot.state, layout).items()}
     if snapshot.trail is not None and not export:
@@ -118,8 +125,11 @@ def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -
     return data
 
 
-def from_bytes(data: bytes, layout: StateLayout) -> Snapshot:
+def from_bytes(data: bytes, layout: StateLayout, digest: str | None = None) -> Snapshot:
     """The snapshot that `to_bytes` wrote.
+
+    Args:
+        digest: Of the bundle whose layout this is: a snapshot of another one then comes without its state.
 
     Raises:
         RequestError: 422 when it is no snapshot, 412 when it is one of a model with another state.
@@ -138,7 +148,7 @@ def from_bytes(data: bytes, layout: StateLayout) -> Snapshot:
             f"The body is not a snapshot of a session ({type(exc).__name__}). Send the bytes that GET .../state gave.",
             code="invalid_snapshot",
         ) from exc
-    if snapshot.gone:
+    if snapshot.gone or digest not in (None, snapshot.digest):
         return snapshot
     if spec != layout.spec.digest:
         raise RequestError(

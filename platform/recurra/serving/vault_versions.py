@@ -52,6 +52,8 @@ class Replica:
     """What the vault needs of the replica that asks."""
 
     layout: StateLayout
+    digest: str
+    """Of the bundle that the layout belongs to; of another one's sessions only the facts are read."""
     replay: Callable[[bytes, NDArray[Any]], Awaitable[bytes]]
     """The state after inputs."""
     expires_s: Callable[[Snapshot], float]
@@ -136,10 +138,12 @@ class VaultVersions(Versions):
     async def _rebuilt(self, loaded: Loaded) -> Snapshot:
         """The snapshot with its journal replayed."""
         assert loaded.snapshot is not None
-        base = from_bytes(loaded.snapshot, self._replica.layout)
+        base = from_bytes(loaded.snapshot, self._replica.layout, self._replica.digest)
         if not loaded.journal:
             return base
         entries = [from_entry(entry) for entry in loaded.journal]
+        if base.digest != self._replica.digest:
+            return entries[-1][0]
         inputs = np.concatenate([consumed for _, consumed in entries])
         state = await self._replica.replay(base.state, inputs)
         trail = base.trail.after(inputs, state, self._replica.trace_steps) if base.trail is not None else None

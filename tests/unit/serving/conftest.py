@@ -19,7 +19,10 @@ from recurra.serving.app import build_asgi
 from recurra.serving.config import ServeConfig
 from recurra.serving.engine import Engine, deliver
 from recurra.serving.engine_metrics import EngineMetrics
+from recurra.serving.lineup import Lineup
 from recurra.serving.service import ServedModel, Service
+from recurra.serving.session_keeping import fingerprint
+from recurra.serving.trial import Trial
 from recurra.serving.vault_versions import Shard
 from recurra.serving.work import Result, Sequence
 from recurra.storage.store import Store
@@ -147,11 +150,18 @@ def service_of(served: ServedModel, store: Store | None, **settings) -> Service:
 class Server:
     """The application behind a real HTTP server on a free port of 127.0.0.1."""
 
-    def __init__(self, service: Service, api_key: str | None = None, vault: list[Shard] | tuple[()] = ()) -> None:
+    def __init__(
+        self,
+        service: Service,
+        api_key: str | None = None,
+        vault: list[Shard] | tuple[()] = (),
+        lineup: Lineup | None = None,
+        trial: Trial | None = None,
+    ) -> None:
         self.service = service
-        config = uvicorn.Config(
-            build_asgi(service, api_key, vault=vault), port=0, log_level="error", timeout_graceful_shutdown=2
-        )
+        self.lineup = lineup or Lineup(service, vault=vault, owner=fingerprint(api_key))
+        app = build_asgi(self.lineup, api_key, trial=trial)
+        config = uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()

@@ -383,7 +383,7 @@ def test_replaced_and_expired_versions_are_cleared_away(tmp_path):
 
     clock = Clock()
     files = open_store(tmp_path.as_uri())
-    versions = SessionStore(files, StateLayout(StateSpec((StateTensor("h", (2,)),))), keep_s=60, clock=clock)
+    versions = SessionStore(files, StateLayout(StateSpec((StateTensor("h", (2,)),))), "d" * 64, keep_s=60, clock=clock)
     first = empty_snapshot("lm", "d" * 64, bytes(8), 0.0, id="s-1")
     from dataclasses import replace
 
@@ -404,7 +404,7 @@ def test_the_sweep_ends_what_nobody_uses(serve, store):
     wall = time.time() + 1000
 
     def sweep() -> list[str]:
-        WriteThrough(SessionStore(shared, service.engine.layout, keep_s=0)).sweep(100, wall)
+        WriteThrough(SessionStore(shared, service.engine.layout, service.served.digest, keep_s=0)).sweep(100, wall)
         return [info.key for info in shared.list()]
 
     server = serve(service_of(service.served, shared))
