@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.distributed.test_serving import Service, publish
+from tests.distributed.test_serving import Service, publish, wait_for
 
 from recurra.orchestration.local_cluster import LocalCluster
 from recurra.registry.registry import Registry
 from recurra.serving.client import Client
-from recurra.serving.config import ServeConfig
+from recurra.serving.config import CanaryConfig, ServeConfig
 
 pytestmark = pytest.mark.ray
 
@@ -59,6 +59,12 @@ def ask_steadily(service: Service, over: threading.Event) -> list[tuple[int, str
     return found
 
 
+def predict(service: Service) -> str:
+    """The digest of the bundle that answers."""
+    answer = service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "def "}]})
+    return str(answer.raise_for_status().json()["digest"])
+
+
 def talk(service: Service, over: threading.Event) -> tuple[str, list[list[int]]]:
     """The digest and all that a session said, one step after the other until it is over; no retries."""
     with Client(service.url, tries=1, timeout_s=30) as client:
@@ -74,9 +80,12 @@ def talk(service: Service, over: threading.Event) -> tuple[str, list[list[int]]]
 
 
 def test_an_update_under_load_fails_no_request_and_loses_no_step(service):
-    """Each replica is replaced while 100 predictions a second and live sessions go on: nobody notices but by the digest."""
+    """Each replica is replaced, by one that tries a candidate out, too, while 100 predictions a second and live sessions
+    go on: nobody notices but by the digest. The candidate is then rolled back, and no replica is replaced for it."""
     old = Registry(service.registry_url).resolve("lm@production")
     new = publish(service.registry_url, seed=2)
+    candidate = publish(service.registry_url, seed=3, alias="candidate")
+    canary = CanaryConfig(model="lm@candidate", share=0.2)
     over = threading.Event()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         asking = pool.submit(ask_steadily, service, over)
@@ -84,19 +93,21 @@ def test_an_update_under_load_fails_no_request_and_loses_no_step(service):
         time.sleep(2)
         begin = time.monotonic()
         try:
-            service.deploy(SERVE)
+            service.deploy(SERVE.model_copy(update={"canary": canary}))
             took_s = time.monotonic() - begin
             time.sleep(4)  # the last old replica has gone by then
         finally:
             over.set()
         answers = asking.result()
         talks = [future.result() for future in talking]
-    after = service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "def "}]}).json()
+    replicas = service.replica_urls()
+    Registry(service.registry_url).take_back("lm", "candidate", candidate, new, "by hand")
+    wait_for(lambda: {predict(service) for _ in range(40)} == {new}, 15)
 
     print(f"{len(answers)} predictions, {sum(len(said) for _, said in talks)} steps; the update took {took_s:.1f} s")
     assert collections.Counter(status for status, _ in answers) == {200: len(answers)}, answers
-    assert {digest for _, digest in answers} == {old, new}
-    assert after["digest"] == new
+    assert {digest for _, digest in answers} == {old, new, candidate}
+    assert service.replica_urls() == replicas
     longest = max((said for _, said in talks), key=len)
     assert all(digest == old and said == longest[: len(said)] for digest, said in talks)
     assert min(len(said) for _, said in talks) > 20

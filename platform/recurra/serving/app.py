@@ -89,7 +89,7 @@ def build_asgi(
                 await lineup.close()
 
     def of(service: Service) -> App:
-        parts = Parts(service, desks, fleet_metrics or own_metrics, (api_key or "").encode())
+        parts = Parts(service, lineup.describe, desks, fleet_metrics or own_metrics, (api_key or "").encode())
         return Predict(_routes(parts, lifespan, with_key=api_key is not None), service)
 
     apps = {desk.digest: of(desk.service) for desk in lineup.deployed}

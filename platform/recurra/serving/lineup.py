@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from recurra.errors import RegistryError, RequestError
 from recurra.serving.service import Service
@@ -16,6 +17,8 @@ from recurra.serving.split import takes_candidate
 from recurra.serving.vault_versions import Shard
 
 log = logging.getLogger(__name__)
+
+TEND_S = 1.0
 
 
 class Desk:
@@ -86,11 +89,20 @@ class Lineup:
         self._loading = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leaving = False
+        self._tending: asyncio.Task[None] | None = None
 
     @property
     def deployed(self) -> list[Desk]:
         """Those that new work goes to."""
         return [self.stable] if self.candidate is None or self.withdrawn else [self.stable, self.candidate]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The deployed bundles for `GET /v1/models`; a candidate has the id by which a request can ask for it."""
+        stable, *candidates = (desk.service.describe() for desk in self.deployed)
+        return [
+            stable,
+            *({**one, "id": f"{one['id']}@{one['digest'][:12]}", "share": self.share} for one in candidates),
+        ]
 
     def is_deployed(self, digest: str) -> bool:
         return any(desk.digest == digest for desk in self.deployed)
@@ -124,8 +136,11 @@ class Lineup:
         self._loop = loop
         for desk in self._all:
             await desk.open(loop)
+        self._tending = asyncio.create_task(self._tend())
 
     async def close(self) -> None:
+        if self._tending is not None:
+            self._tending.cancel()
         await asyncio.gather(*(desk.close() for desk in self._all))
 
     def leave(self, leaving: bool = True) -> None:
@@ -171,6 +186,23 @@ class Lineup:
             log.info("Bundle %s is ready for its sessions after %.2f s.", digest[:12], time.perf_counter() - begin)
             return desk
 
+    async def tend(self) -> None:
+        """Close older bundles that have been idle for as long as a session may be: no session needs them."""
+        idle_s = self.stable.service.config.sessions.ttl_s
+        async with self._loading:
+            for desk in list(self._older.values()):
+                if not desk.users and time.monotonic() - desk.used_s > idle_s:
+                    await self._close(desk)
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            await self.tend()
+
+    async def _close(self, desk: Desk) -> None:
+        del self._older[desk.digest]
+        await desk.close()
+
     async def _make_room(self) -> None:
         """Close older bundles, the one idle for longest first, until there is room for another."""
         most = self.stable.service.config.sessions.older_bundles
@@ -184,8 +216,7 @@ class Lineup:
                     retry_after_s=1.0,
                 )
             oldest = min(idle, key=lambda desk: desk.used_s)
-            del self._older[oldest.digest]
-            await oldest.close()
+            await self._close(oldest)
 
 
 def _gone(digest: str, served: str) -> RequestError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from recurra.errors import RequestError
 from recurra.serving.service import Service
@@ -15,6 +16,8 @@ class Parts:
     """Handed to every group of routes."""
 
     service: Service
+    deployed: Callable[[], list[dict[str, Any]]]
+    """What `GET /v1/models` lists: the model, and the candidate while it is tried out."""
     sessions: SessionDesks | None
     """None where the model cannot step, or no store was given."""
     fleet_metrics: Callable[[], Awaitable[str]]

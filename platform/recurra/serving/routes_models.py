@@ -48,8 +48,8 @@ def add_model_routes(api: FastAPI, parts: Parts) -> None:
 
     @api.get("/v1/models", tags=["models"])
     async def list_models() -> dict[str, Any]:
-        """What is served here, and what one instance of a request looks like."""
-        return {"object": "list", "data": [service.describe()]}
+        """What is served here, and what one instance of a request looks like; a candidate with its `share`."""
+        return {"object": "list", "data": parts.deployed()}
 
     @api.get("/v1/models/{model}", tags=["models"])
     async def show_model(model: str) -> dict[str, Any]:

@@ -178,6 +178,9 @@ def test_both_versions_answer_at_one_address_and_say_which(trial):
         for digest in both
     }
 
+    listed = {model["id"]: model.get("share") for model in one.client.get("/v1/models").json()["data"]}
+
+    assert listed == {"lm": None, f"lm@{published.candidate[:12]}": 0.5}
     assert keyed[0] == keyed[1] and set(keyed[0]) == both
     assert completion.headers["x-recurra-digest"] in both
     assert {predict(one).json()["digest"] for _ in range(30)} == both

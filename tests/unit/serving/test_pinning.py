@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -141,6 +142,21 @@ def test_older_bundles_make_room_for_one_another(fleet):
     assert len(replica.lineup._older) == 1
 
 
+def test_an_older_bundle_is_put_away_when_no_session_can_need_it(fleet):
+    """After the time limit of a session; its memory is free again, and a session that comes late is told that it expired."""
+    old = fleet(OLD, ttl_s=2.0)
+    id = new(old)
+    replica = fleet(NEW, ttl_s=2.0)
+    say(replica, id)
+    assert list(replica.lineup._older) == [OLD]
+    until = time.monotonic() + 20
+    while replica.lineup._older:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+    assert replica.post(f"/v1/sessions/{id}/step", input={"text": "a"}).status_code == 410
+
+
 def test_a_reset_session_starts_anew_and_keeps_its_number(fleet):
     """`on_update: reset`: the answer says so, once; a repeat of the last request before it still gets its answer."""
     old = fleet(OLD, on_update="reset", released_s=1.0)
@@ -174,8 +190,6 @@ def test_an_old_replica_does_not_set_back_what_a_new_one_has_set_forth(fleet):
 
 def test_the_sweep_ends_sessions_of_other_bundles_too(store):
     """A session that was begun with a bundle that nobody serves any more must not stay for ever."""
-    import time
-
     from recurra.serving.session_store import SessionStore
     from recurra.serving.versions import WriteThrough
 
