@@ -12,8 +12,6 @@ from recurra.cli.output import Progress, emit_json, note, say, show_facts, show_
 
 if TYPE_CHECKING:
     from recurra.orchestration.deploy import ApplicationStatus, ServeApi
-    from recurra.registry.registry import Registry
-    from recurra.serving.run import ServeRun
 
 PANEL = "Serve"
 serve_app = typer.Typer(help="Look at what is served.", no_args_is_help=True)
@@ -43,7 +41,7 @@ def deploy(
     from recurra.orchestration.deploy import ServeApi
     from recurra.orchestration.job_file import load_job
     from recurra.orchestration.local_platform import join_local_platform
-    from recurra.orchestration.release import released
+    from recurra.orchestration.release import released, trial_of
     from recurra.registry.registry import Registry
 
     platform = join_local_platform()
@@ -56,8 +54,9 @@ def deploy(
     progress(f"deploying {run.model} ({digest[:12]}) as '{run.name}'")
     api = ServeApi(cluster.dashboard_url())
     done = api.deploy(run, http_port=port or cluster.http_port, timeout_s=timeout, progress=progress)
+    trial = trial_of(run, registry)
     if json:
-        emit_json({**asdict(done), "model": run.model, "digest": digest, "candidate": run.release.candidate})
+        emit_json({**asdict(done), "model": run.model, "digest": digest, "canary": trial})
         return
     show_facts(
         (
@@ -65,7 +64,7 @@ def deploy(
             ("model", f"{run.model} ({digest[:12]})"),
             ("url", done.url),
             ("replicas", done.replicas),
-            *_canary(run, registry),
+            *((("canary", trial),) if trial else ()),
         )
     )
     key = f' -H "Authorization: Bearer $(cat {platform.api_key_file})"' if platform and cluster.local else ""
@@ -110,19 +109,6 @@ def serve_status(address: Address = None, json: Json = False) -> None:
                 note(f"{one.name}: {one.message}")
     if any(one.status != "RUNNING" for one in found):
         raise typer.Exit(7)
-
-
-def _canary(run: ServeRun, registry: Registry) -> list[tuple[str, str]]:
-    """What is tried out, or why it is not."""
-    canary, candidate = run.serve.canary, run.release.candidate
-    if canary is None or candidate is None:
-        return []
-    name, _, alias = canary.model.partition("@")
-    if candidate == run.release.digest:
-        return [("canary", f"none: {canary.model} is the same bundle")]
-    if registry.was_taken_back(name, alias, candidate):
-        return [("canary", f"none: {candidate[:12]} was rolled back; see 'recurra models history {name}'")]
-    return [("canary", f"{canary.model} ({candidate[:12]}) for {canary.share:.1%}")]
 
 
 def _row(one: ApplicationStatus) -> tuple[str, ...]:

@@ -73,8 +73,10 @@ class JobFile(Section):
                 "Add 'publish: {model: NAME, alias: production}', or 'serve: {model: NAME@production}'."
             )
         registry = (publish or PublishConfig(model=self.name)).registry
-        values = {"name": self.name, "model": serve.model or _reference(publish), "registry": registry}
-        return parse({**values, "serve": dump(serve)}, ServeRun, source=f"job '{self.name}'")
+        model = serve.model or _reference(publish)
+        values = {"name": self.name, "model": model, "registry": registry, "serve": dump(serve)}
+        parse(values, ServeRun, source=f"job '{self.name}'")  # so that what contradicts itself is said in our words
+        return ServeRun(name=self.name, model=model, registry=registry, serve=serve)
 
     def to_yaml(self) -> str:
         """The whole job, overrides included, as a file that `load_job` reads back to an equal one."""

@@ -39,3 +39,16 @@ def unless_the_same(run: ServeRun, deployed: dict[str, Any] | None) -> ServeRun:
     before = (deployed or {}).get("release") or {}
     same = run.model_copy(update={"release": run.release.model_copy(update={"made_s": before.get("made_s", 0.0)})})
     return same if same.arguments() == deployed else run
+
+
+def trial_of(run: ServeRun, registry: Registry) -> str | None:
+    """What a deployment tries out, or why it does not, in a line for people; None where it was not to try anything."""
+    canary, candidate = run.serve.canary, run.release.candidate
+    if canary is None or candidate is None:
+        return None
+    name, _, alias = canary.model.partition("@")
+    if candidate == run.release.digest:
+        return f"none: {canary.model} is the same bundle"
+    if registry.was_taken_back(name, alias, candidate):
+        return f"none: {canary.model} ({candidate[:12]}) was rolled back; see 'recurra models history {name}'"
+    return f"{canary.model} ({candidate[:12]}) for {canary.share:.1%}"

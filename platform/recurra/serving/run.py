@@ -50,13 +50,8 @@ class ServeRun(Section):
 
     def arguments(self) -> dict[str, Any]:
         """What `build_app` takes, as JSON. No secret is in it: replicas read keys from their own environment."""
-        return {
-            "name": self.name,
-            "model": self.model,
-            "registry": self.registry,
-            "serve": dump(self.serve),
-            "release": dump(self.release),
-        }
+        found = {"name": self.name, "model": self.model, "registry": self.registry, "serve": dump(self.serve)}
+        return found if self.release == Release() else {**found, "release": dump(self.release)}
 
     def application(self) -> dict[str, Any]:
         """One item of `applications` in Ray Serve's configuration file."""

@@ -41,9 +41,21 @@ class Trial:
         self._name = lineup.stable.service.served.name
         self._candidate = lineup.candidate.service.served.digest
         self._stable = lineup.stable.service.served.digest
+        metrics = lineup.stable.service.metrics
+        self._share = metrics.gauge("recurra_canary_share_ratio", digest=self._candidate[:12])
+        self._share.set(lineup.share)
+        self._counts = {
+            (digest, failed): metrics.counter(
+                "recurra_canary_requests_total", digest=digest[:12], outcome="failed" if failed else "ok"
+            )
+            for digest in (self._candidate, self._stable)
+            for failed in (False, True)
+        }
 
     def hear(self, digest: str, seconds: float | None, failed: bool) -> None:
         """See `CanaryGuard.hear`."""
+        if (count := self._counts.get((digest, failed))) is not None:
+            count.inc()
         if self._guard is not None:
             self._guard.hear(digest, seconds, failed)
 
@@ -56,15 +68,18 @@ class Trial:
                 looked_s = loop.time()
                 if await self._asked(self._taken_back):
                     log.warning("%s@%s was rolled back: it gets nothing new.", self._name, self._alias)
-                    self._lineup.withdraw()
-                    return
+                    return self._withdraw()
             if self._guard is not None and (reason := self._guard.breach()) is not None:
                 log.warning("%s@%s (%s) is taken back: %s", self._name, self._alias, self._candidate[:12], reason)
-                self._lineup.withdraw()  # at once, whatever the registry says
+                self._withdraw()  # at once, whatever the registry says
                 while await self._asked(partial(self._take_back, reason)) is None:
                     await asyncio.sleep(LOOK_S)
                 return
             await asyncio.sleep(JUDGE_S)
+
+    def _withdraw(self) -> None:
+        self._lineup.withdraw()
+        self._share.set(0)
 
     def _taken_back(self) -> bool:
         return self._registry.was_taken_back(self._name, self._alias, self._candidate)

@@ -78,6 +78,8 @@ SERVING = (
     _gauge("recurra_session_state_bytes", "model", "Size of one session's state."),
     _gauge("recurra_model_load_seconds", "model", "From start of the replica to a model that is ready."),
     _gauge("recurra_model_info", "model digest task cell", "1 for the bundle that the replica serves."),
+    _counter("recurra_canary_requests_total", "model digest outcome", "What the guard hears of both bundles during a trial: ok, failed."),
+    _gauge("recurra_canary_share_ratio", "model digest", "Share of new sessions and requests that a candidate gets; 0 once it is taken back."),
 )  # fmt: skip
 
 TRAINING = (

@@ -98,6 +98,13 @@ def test_what_is_served_is_what_was_published(serve: Any, publish: Any, model: s
     assert (run.model, run.registry) == (model, registry)
 
 
+def test_a_candidate_must_be_a_bundle_of_the_same_model() -> None:
+    """Its sessions are kept together with the others; another model's is another service."""
+    given = job(publish={"model": "m", "alias": "live"}, serve={"canary": {"model": "other@candidate"}})
+    with pytest.raises(ConfigError, match="m@candidate"):
+        given.serve_run()
+
+
 @pytest.mark.parametrize(
     ("drop", "call", "said"),
     [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recurra.orchestration.release import released, unless_the_same
+from recurra.orchestration.release import released, trial_of, unless_the_same
 from recurra.registry.bundle import BundleParts
 from recurra.registry.registry import Registry
 from recurra.serving.config import ServeConfig
@@ -56,3 +56,18 @@ def test_the_candidate_is_found_out_too(tmp_path: Path):
 
     assert released(run(registry, canary=canary), registry).release.candidate == candidate
     assert released(run(registry), registry).release.candidate is None
+
+
+def test_a_deployment_says_what_it_tries_out(tmp_path: Path):
+    """Or why it does not: who deploys must not take a candidate that was rolled back for one that is being tried."""
+    registry = Registry(tmp_path.as_uri())
+    stable = publish(registry, b"one", "production")
+    candidate = publish(registry, b"two", "candidate")
+    wanted = run(registry, canary={"model": "lm@candidate", "share": 0.25})
+    deployed = released(wanted, registry)
+
+    assert trial_of(released(run(registry), registry), registry) is None
+    assert trial_of(deployed, registry) == f"lm@candidate ({candidate[:12]}) for 25.0%"
+    registry.take_back("lm", "candidate", candidate, stable, "guard: slow")
+    assert "was rolled back" in (trial_of(deployed, registry) or "")
+    assert trial_of(released(wanted, registry), registry) == "none: lm@candidate is the same bundle"

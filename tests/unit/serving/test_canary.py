@@ -152,6 +152,11 @@ def predict(server: Server, **headers: str) -> httpx.Response:
     return server.client.post("/v1/predict/lm", json={"instances": [{"prompt": "a"}]}, headers=headers)
 
 
+def metrics_of(server: Server) -> dict[str, float]:
+    lines = (line for line in server.client.get("/metrics").text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
 @pytest.fixture
 def trial(local_url):
     """A sound candidate with half of everything, at two replicas."""
@@ -220,6 +225,7 @@ def test_a_broken_candidate_is_rolled_back_by_itself(local_url):
             seen += [predict(first) for _ in range(5)]
         failures = [answer for answer in seen if answer.status_code != 200]
         (entry,) = [entry for entry in published.registry.history("lm") if entry.action == "rollback"]
+        counted = metrics_of(first)
         later = published.replica()
         later.close()
 
@@ -234,6 +240,9 @@ def test_a_broken_candidate_is_rolled_back_by_itself(local_url):
         assert entry.actor == "service lm" and "requests failed" in entry.reason
         assert {predict(server).status_code for server in (first, second) for _ in range(10)} == {200}
         assert later.lineup.candidate is None
+        bad = f'digest="{published.candidate[:12]}",model="lm"'
+        assert counted[f"recurra_canary_share_ratio{{{bad}}}"] == 0
+        assert counted[f'recurra_canary_requests_total{{{bad},outcome="failed"}}'] == len(failures)
     finally:
         first.close()
         second.close()
