@@ -104,7 +104,8 @@ TRAINING = (
     _counter("recurra_train_gradients_clipped_total", "run", "Updates whose gradient was clipped; rank 0 counts."),
     _counter("recurra_train_steps_skipped_total", "run reason", "Updates left out by a guard: not_finite, spike; rank 0 counts."),
     _histogram("recurra_train_evaluation_seconds", "run", "One evaluation.", DURATION_BUCKETS_S),
-    _histogram("recurra_train_checkpoint_seconds", "run operation", "One checkpoint: save or restore.", DURATION_BUCKETS_S),
+    _histogram("recurra_train_checkpoint_seconds", "run operation", "One checkpoint: save (from the decision until it is durable), blocked (the loop stood still), restore.", DURATION_BUCKETS_S),
+    _gauge("recurra_train_steps_at_risk", "run", "Updates since the last durable checkpoint: what a crash now would lose."),
     _gauge("recurra_train_checkpoint_bytes", "run", "Size of the last checkpoint."),
     _counter("recurra_train_restarts_total", "run cause", "Times the run went on from a checkpoint: failure, preemption, resize."),
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 from recurra.training.callbacks.base import Callback
@@ -36,13 +35,19 @@ def run_loop(trainer: Trainer, callbacks: Sequence[Callback]) -> str:
                 due |= _evaluate(trainer, callbacks, whole=due.end is not None)
             if due.save:
                 _save(trainer, callbacks)
+            _tell_of_saved(trainer, callbacks)
             if due.end:
                 reason = due.end
                 break
+        trainer.checkpoints.wait()
+        _tell_of_saved(trainer, callbacks)
         for callback in callbacks:
             callback.finished(trainer, reason)
         return reason
     except BaseException as exc:
+        # What is in flight is what the next attempt goes on from.
+        trainer.checkpoints.settle()
+        _tell_of_saved(trainer, callbacks)
         for callback in callbacks:
             callback.failed(trainer, exc)
         raise
@@ -70,9 +75,19 @@ def _evaluate(trainer: Trainer, callbacks: Sequence[Callback], *, whole: bool) -
 
 
 def _save(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
+    writes = [write for callback in callbacks if (write := callback.saving(trainer)) is not None]
+
+    def before_commit() -> None:
+        for write in writes:
+            write()
+
+    blocked_s = trainer.save(before_commit)
     for callback in callbacks:
-        callback.saving(trainer)
-    start_s = time.perf_counter()
-    size_bytes = trainer.save()
-    for callback in callbacks:
-        callback.saved(trainer, size_bytes, time.perf_counter() - start_s)
+        callback.copied(trainer, blocked_s)
+
+
+def _tell_of_saved(trainer: Trainer, callbacks: Sequence[Callback]) -> None:
+    """Durable ones are told of between two updates, by the thread that everything else is told by."""
+    for saved in trainer.checkpoints.news():
+        for callback in callbacks:
+            callback.saved(trainer, saved)

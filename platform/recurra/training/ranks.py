@@ -30,6 +30,10 @@ class Ranks(ABC):
     def gather(self, value: Any) -> list[Any]:
         """One small picklable value of each rank, by rank, on every rank."""
 
+    @abstractmethod
+    def aside(self) -> Ranks:
+        """The same ranks over a channel of its own, for one other thread: what it exchanges cannot meet what this one does."""
+
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         return self.gather(value if self.rank == 0 else None)[0]
@@ -47,21 +51,30 @@ class SingleRank(Ranks):
     def gather(self, value: Any) -> list[Any]:
         return [value]
 
+    def aside(self) -> Ranks:
+        return self
+
 
 class DistributedRanks(Ranks):
-    """The process group that torch.distributed was initialised with (gloo on CPUs, NCCL on GPUs)."""
+    """The process group that torch.distributed was initialised with (gloo on CPUs, NCCL on GPUs), or another one."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: torch.distributed.ProcessGroup | None = None) -> None:
         self.rank = torch.distributed.get_rank()
         self.size = torch.distributed.get_world_size()
+        self._group = group
 
     def sum_in_place(self, values: Tensor) -> None:
-        torch.distributed.all_reduce(values)
+        torch.distributed.all_reduce(values, group=self._group)
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(values, value)
+        torch.distributed.all_gather_object(values, value, group=self._group)
         return values
+
+    def aside(self) -> Ranks:
+        # gloo also beside NCCL: what is exchanged there is never on a GPU, and must not wait for its stream.
+        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=_TIMEOUT_S))
+        return DistributedRanks(group)
 
 
 def join_group(

@@ -103,14 +103,27 @@ class Trainer:
             self.evaluated_whole = (self.progress.step, found)
         return found
 
-    def save(self) -> int:
-        """Write a checkpoint of the current step and drop those that are no longer kept; gives its bytes."""
-        progress = self.progress
-        size = self.checkpoints.save(
-            progress.step, progress.to_json(), take_snapshot(self.update), self.update.lanes.tensors()
+    def save(self, before_commit: Callable[[], None] = lambda: None) -> float:
+        """Copy the current step for a checkpoint, which a thread writes, dropping those that are no longer kept.
+
+        Args:
+            before_commit: Called on rank 0 by that thread.
+
+        Returns:
+            Seconds that training stood still for it.
+
+        Raises:
+            TrainingError, StorageError: The checkpoint before this one could not be written or committed.
+        """
+        progress, keep, best = self.progress, self.config.keep, self.progress.best_step
+        return self.checkpoints.save(
+            progress.step,
+            progress.to_json(),
+            take_snapshot(self.update),
+            self.update.lanes.tensors(),
+            before_commit=before_commit,
+            after_commit=lambda: self.checkpoints.prune(keep, best),
         )
-        self.checkpoints.prune(self.config.keep, progress.best_step)
-        return size
 
     def load_weights(self, step: int) -> None:
         """Put the weights of a checkpoint in place, as they were evaluated; the rest of it is left alone."""

@@ -96,6 +96,9 @@ class ThreadRanks(Ranks):
         self._shared.barrier.wait(timeout=60)
         return values
 
+    def aside(self) -> Ranks:
+        return ThreadRanks(self.rank, self.broadcast(ThreadGroup(self.size)))
+
 
 class ThreadGroup:
     """Runs a function on several ranks at once."""

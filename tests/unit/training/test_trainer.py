@@ -51,6 +51,7 @@ def test_a_checkpoint_of_another_model_names_what_differs(make_run):
     """Reached when somebody copies checkpoints about; the first difference is named with both shapes."""
     trainer = make_run().build(SingleRank(), ORIGIN)
     trainer.save()
+    trainer.checkpoints.wait()
     trainer.close()
     other = make_run(model={"embedding_size": 7}).build(SingleRank(), ORIGIN)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 
 from recurra.data.batch import Batch
 from recurra.errors import ConfigError
 from recurra.training.evaluation import Evaluation
+from recurra.training.in_flight import Saved
 from recurra.training.step import StepResult, Wishes
 from recurra.training.trainer import Due, Trainer
 
@@ -32,11 +34,18 @@ class Callback:
         """An evaluation ended; `improved` = the best so far. Must give the same on all ranks."""
         return Due()
 
-    def saving(self, trainer: Trainer) -> None:
-        """A checkpoint is about to be written."""
+    def saving(self, trainer: Trainer) -> Callable[[], None] | None:
+        """The state is about to be copied for a checkpoint; what is returned is called before its commit.
 
-    def saved(self, trainer: Trainer, size_bytes: int, seconds: float) -> None:
-        """A checkpoint was committed."""
+        Rank 0 calls it, from another thread while training goes on; without it the checkpoint does not exist.
+        """
+        return None
+
+    def copied(self, trainer: Trainer, blocked_s: float) -> None:
+        """The state was copied, after training stood still for so long; the checkpoint is in flight now."""
+
+    def saved(self, trainer: Trainer, saved: Saved) -> None:
+        """A checkpoint has become durable, most often some updates after it was `copied`."""
 
     def finished(self, trainer: Trainer, reason: str) -> None:
         """The run has ended as it should; `reason` says why now."""

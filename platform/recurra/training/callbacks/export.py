@@ -9,6 +9,7 @@ from recurra.data.batch import Batch
 from recurra.telemetry.metrics import Metrics
 from recurra.training.callbacks.base import Callback
 from recurra.training.evaluation import Evaluation
+from recurra.training.in_flight import Saved
 from recurra.training.step import StepResult
 from recurra.training.trainer import Due, Trainer
 
@@ -36,8 +37,10 @@ class ExportMetrics(Callback):
         self._speed = 0.0
         self._wait_share = 0.0
         self._evaluating_since: float | None = None
+        self._durable_step = 0
 
     def started(self, trainer: Trainer) -> None:
+        self._durable_step = trainer.resumed_from or 0
         self._last_s, self._wait_s = self._clock(), trainer.train.wait_s
         if trainer.ranks.rank == 0:
             self._metrics.gauge("recurra_train_workers").set(trainer.ranks.size)
@@ -82,17 +85,24 @@ class ExportMetrics(Callback):
         self._last_s = self._clock()
         return Due()
 
-    def saved(self, trainer: Trainer, size_bytes: int, seconds: float) -> None:
+    def copied(self, trainer: Trainer, blocked_s: float) -> None:
         if trainer.ranks.rank == 0:
-            self._metrics.histogram("recurra_train_checkpoint_seconds", operation="save").observe(seconds)
-            self._metrics.gauge("recurra_train_checkpoint_bytes").set(size_bytes)
+            self._metrics.histogram("recurra_train_checkpoint_seconds", operation="blocked").observe(blocked_s)
         self._last_s = self._clock()
+
+    def saved(self, trainer: Trainer, saved: Saved) -> None:
+        self._durable_step = saved.step
+        if trainer.ranks.rank == 0:
+            self._metrics.histogram("recurra_train_checkpoint_seconds", operation="save").observe(saved.durable_s)
+            self._metrics.gauge("recurra_train_checkpoint_bytes").set(saved.size_bytes)
+            self._metrics.gauge("recurra_train_steps_at_risk").set(trainer.progress.step - saved.step)
 
     def _speak(self, trainer: Trainer, result: StepResult, span_s: float) -> None:
         gauge, counter = self._metrics.gauge, self._metrics.counter
         step, steps = trainer.progress.step, trainer.steps
         gauge("recurra_train_loss").set(result.loss)
         gauge("recurra_train_step").set(step)
+        gauge("recurra_train_steps_at_risk").set(step - self._durable_step)
         gauge("recurra_train_epoch").set(trainer.progress.epoch)
         gauge("recurra_train_progress_ratio").set(step / steps)
         gauge("recurra_train_learning_rate").set(result.learning_rate)

@@ -9,6 +9,7 @@ from recurra.data.batch import Batch
 from recurra.training.callbacks.base import Callback
 from recurra.training.evaluation import Evaluation
 from recurra.training.events import Phase, RunEvent
+from recurra.training.in_flight import Saved
 from recurra.training.step import StepResult
 from recurra.training.trainer import Due, Trainer
 
@@ -71,9 +72,10 @@ class TellProgress(Callback):
         self._begin_span(trainer)
         return Due()
 
-    def saved(self, trainer: Trainer, size_bytes: int, seconds: float) -> None:
-        self._tell(trainer, "checkpoint", text=f"saved, {size_bytes / 1e6:.1f} MB in {seconds:.2f} s")
-        self._begin_span(trainer)
+    def saved(self, trainer: Trainer, saved: Saved) -> None:
+        held_up = f"the loop stood still for {1000 * saved.blocked_s:.0f} ms"
+        text = f"step {saved.step} saved, {saved.size_bytes / 1e6:.1f} MB in {saved.durable_s:.2f} s; {held_up}"
+        self._tell(trainer, "checkpoint", text=text)
 
     def finished(self, trainer: Trainer, reason: str) -> None:
         self._tell(trainer, "end", text=reason)

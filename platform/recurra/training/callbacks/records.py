@@ -1,6 +1,6 @@
 """The run's own log in the store: one record a step, an evaluation, a checkpoint, an attempt; what the report is made of.
 
-    metrics/000000000101.jsonl    steps 101 to the next checkpoint, written just before that checkpoint is committed
+    metrics/000000000101.jsonl    steps 101 to the next checkpoint, written by its thread just before its commit
     metrics/tail.jsonl            steps since then, rewritten now and then for whoever follows the run
     events/<attempt>.jsonl        what happened in one attempt: start, evaluations, checkpoints, end
 
@@ -21,6 +21,7 @@ from recurra.errors import StorageError
 from recurra.storage.store import Store
 from recurra.training.callbacks.base import Callback
 from recurra.training.evaluation import Evaluation
+from recurra.training.in_flight import Saved
 from recurra.training.step import StepResult
 from recurra.training.trainer import Due, Trainer
 
@@ -53,14 +54,19 @@ class KeepRecords(Callback):
 
     def started(self, trainer: Trainer) -> None:
         self._first_step = trainer.progress.step + 1
-        for info in list(self._store.list("metrics/")):
-            if info.key == TAIL or _first_step_of(info.key) > trainer.progress.step:
-                self._store.delete(info.key)
-        self._last_s = self._written_s = self._clock()
+        lost_steps = self._drop_lost_steps(trainer.progress.step)
+        self._last_s = self._clock()
         self._wait_s = trainer.train.wait_s
         self._note(
-            "started", trainer, workers=trainer.ranks.size, steps=trainer.steps, resumed_from=trainer.resumed_from
+            "started",
+            trainer.progress.step,
+            workers=trainer.ranks.size,
+            steps=trainer.steps,
+            resumed_from=trainer.resumed_from,
+            lost_steps=lost_steps,
+            restore_seconds=round(trainer.restore_s, 6),
         )
+        self._write_events()
 
     def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
         now_s, wait_s = self._clock(), trainer.train.wait_s
@@ -87,32 +93,61 @@ class KeepRecords(Callback):
         return Due()
 
     def evaluated(self, trainer: Trainer, evaluation: Evaluation, improved: bool) -> Due:
-        self._note("evaluated", trainer, metrics=evaluation.metrics, improved=improved)
+        self._note("evaluated", trainer.progress.step, metrics=evaluation.metrics, improved=improved)
         return Due()
 
-    def saving(self, trainer: Trainer) -> None:
+    def saving(self, trainer: Trainer) -> Callable[[], None]:
         # Before the commit: a committed checkpoint has all records up to its step.
-        self._store.write(f"metrics/{self._first_step:012d}.jsonl", "".join(self._steps).encode())
+        key, lines = f"metrics/{self._first_step:012d}.jsonl", "".join(self._steps).encode()
         self._steps.clear()
         self._first_step = trainer.progress.step + 1
+        return lambda: self._store.write(key, lines)
 
-    def saved(self, trainer: Trainer, size_bytes: int, seconds: float) -> None:
-        self._note("saved", trainer, size_bytes=size_bytes, seconds=round(seconds, 6))
+    def copied(self, trainer: Trainer, blocked_s: float) -> None:
         self._last_s = self._clock()
 
+    def saved(self, trainer: Trainer, saved: Saved) -> None:
+        self._note(
+            "saved",
+            saved.step,
+            time_s=saved.moment_s,
+            size_bytes=saved.size_bytes,
+            seconds=round(saved.durable_s, 6),
+            blocked_seconds=round(saved.blocked_s, 6),
+            steps_behind=trainer.progress.step - saved.step,
+        )
+
     def finished(self, trainer: Trainer, reason: str) -> None:
-        self._note("finished", trainer, reason=reason)
+        self._note("finished", trainer.progress.step, reason=reason)
         self._write_events()
         self._store.delete(TAIL)
 
     def failed(self, trainer: Trainer, error: BaseException) -> None:
-        self._note("failed", trainer, error=f"{type(error).__name__}: {error}")
+        self._note("failed", trainer.progress.step, error=f"{type(error).__name__}: {error}")
         # What ended the run matters more than a store that does not answer now.
         with suppress(StorageError):
             self._write_events()
 
-    def _note(self, event: str, trainer: Trainer, **fields: Any) -> None:
-        record = {"event": event, "step": trainer.progress.step, "time": round(self._clock(), 3), **fields}
+    def _drop_lost_steps(self, step: int) -> int:
+        """Delete the records behind a checkpoint; gives how many updates the attempt before made there, as far as it told.
+
+        One that was killed told of its steps `tail_s` seconds before, at most; one that failed, to the last step.
+        """
+        reached = step
+        for info in list(self._store.list("metrics/")):
+            if info.key == TAIL or _first_step_of(info.key) > step:
+                reached = max([reached, *(json.loads(line)["step"] for line in self._lines(info.key)[-1:])])
+                self._store.delete(info.key)
+        if attempts := sorted(self._store.list("events/"), key=lambda info: info.modified_s):
+            reached = max([reached, *(json.loads(line)["step"] for line in self._lines(attempts[-1].key))])
+        return reached - step
+
+    def _lines(self, key: str) -> list[bytes]:
+        return self._store.read(key).splitlines()
+
+    def _note(self, event: str, step: int, *, time_s: float | None = None, **fields: Any) -> None:
+        moment_s = self._clock() if time_s is None else time_s
+        record = {"event": event, "step": step, "time": round(moment_s, 3), **fields}
         self._events.append(_line({"attempt": self._attempt, **record}))
 
     def _write_events(self) -> None:

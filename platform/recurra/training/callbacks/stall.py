@@ -64,7 +64,7 @@ class WatchForStalls(Callback):
         self._alive_s = self._clock()
         return Due()
 
-    def saved(self, trainer: Trainer, size_bytes: int, seconds: float) -> None:
+    def copied(self, trainer: Trainer, blocked_s: float) -> None:
         self._alive_s = self._clock()
 
     def closed(self) -> None:

@@ -13,7 +13,7 @@ from recurra.storage.store import Store
 from recurra.training.report.axis import number_text, seconds_text
 from recurra.training.report.heads import heads_html
 from recurra.training.report.log import Column, RunLog
-from recurra.training.report.plot import Frame, Series, Span, heat_map, line_plot, smooth, time_line
+from recurra.training.report.plot import Frame, Mark, Series, Span, heat_map, line_plot, smooth, time_line
 from recurra.training.report.samples import sample_html
 
 REPORT = "report.html"
@@ -62,7 +62,23 @@ def _cards(log: RunLog) -> list[tuple[str, str]]:
         (f"{1 - steps['tokens'].sum() / max(padded, 1.0):.1%}", "padding"),
         (str(restarts), "restart" if restarts == 1 else "restarts"),
     ]
-    return cards
+    return [*cards, *_checkpoint_cards(log)]
+
+
+def _checkpoint_cards(log: RunLog) -> list[tuple[str, str]]:
+    """What durability cost: how long a checkpoint takes, what training waits for, and what restarts made again."""
+    saved = [event for event in log.of_kind("saved") if "blocked_seconds" in event]
+    if not saved:
+        return []
+    durable_s, blocked_s = (
+        float(np.median([event[name] for event in saved])) for name in ("seconds", "blocked_seconds")
+    )
+    lost = sum(int(event.get("lost_steps", 0)) for event in log.of_kind("started"))
+    return [
+        (f"{durable_s:.2g} s", "until a checkpoint is durable"),
+        (f"{1000 * blocked_s:.2g} ms", "training stands still for one"),
+        (str(lost), "updates made again after restarts"),
+    ]
 
 
 def _headline(log: RunLog) -> list[tuple[str, float]]:
@@ -177,7 +193,7 @@ def _layers(log: RunLog) -> str:
 
 
 def _time_line(log: RunLog) -> str:
-    spans, ticks = [], []
+    spans, marks = [], []
     kinds = {"saved": ("checkpoint", 2), "evaluated": ("evaluation", 1), "failed": ("failure", 3)}
     last_step_s = float(log.steps["time"][-1]) if log.steps else 0.0
     starts = log.of_kind("started")
@@ -191,8 +207,14 @@ def _time_line(log: RunLog) -> str:
     for event in log.events:
         if event["event"] in kinds:
             name, colour = kinds[event["event"]]
-            ticks.append((float(event["time"]), name, colour))
-    return time_line(spans, ticks)
+            end, note = float(event["time"]), ""
+            if "blocked_seconds" in event:
+                blocked_ms = 1000 * event["blocked_seconds"]
+                note = (
+                    f"of step {event['step']}: durable after {event['seconds']:.2f} s, standstill {blocked_ms:.0f} ms"
+                )
+            marks.append(Mark(end - float(event.get("seconds", 0.0)), end, name, colour, note))
+    return time_line(spans, marks)
 
 
 def _facts(log: RunLog) -> list[tuple[str, str]]:

@@ -119,12 +119,25 @@ class Span:
     colour: int = 0
 
 
-def time_line(spans: Sequence[Span], ticks: Sequence[tuple[float, str, int]]) -> str:
+@dataclass(frozen=True)
+class Mark:
+    """Something that took a moment, or a while, under the bars of the time line."""
+
+    start: float
+    end: float
+    kind: str
+    """Its legend entry; each kind has a row."""
+    colour: int
+    note: str = ""
+    """Shown when the mouse is over it."""
+
+
+def time_line(spans: Sequence[Span], marks: Sequence[Mark]) -> str:
     """Bars one below the other, and short strokes under them, over seconds since the first bar began.
 
     Args:
         spans: Attempts, by start.
-        ticks: Moment, kind (a legend entry), colour.
+        marks: What happened in them.
     """
     if not spans:
         return '<p class="empty">No events yet.</p>'
@@ -144,14 +157,15 @@ def time_line(spans: Sequence[Span], ticks: Sequence[tuple[float, str, int]]) ->
             f'<rect class="bar c{span.colour}" x="{left:.1f}" y="{y}" width="{max(2.0, right - left):.1f}" height="16" rx="3"/>'
             f'<text class="bar-label" x="{left + 6:.1f}" y="{y + 12}">{escape(span.label)}</text>'
         )
-    kinds = sorted({kind for _, kind, _ in ticks})
-    for moment, kind, colour in ticks:
-        x, y = axis.at(moment - start), TOP + len(spans) * row + 9 * kinds.index(kind)
+    kinds = sorted({mark.kind for mark in marks})
+    for mark in marks:
+        left, right = axis.at(mark.start - start), axis.at(mark.end - start)
+        y = TOP + len(spans) * row + 9 * kinds.index(mark.kind)
         parts.append(
-            f'<line class="stroke s{colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{y + 8}"><title>{escape(kind)} '
-            f"{seconds_text(moment - start)}</title></line>"
+            f'<rect class="mark-bar f{mark.colour}" x="{left:.1f}" y="{y}" width="{max(1.6, right - left):.1f}" height="8">'
+            f"<title>{escape(f'{mark.kind} {seconds_text(mark.end - start)} {mark.note}'.strip())}</title></rect>"
         )
-    return _svg(WIDE, height, "".join(parts)) + legend(sorted({(kind, colour) for _, kind, colour in ticks}))
+    return _svg(WIDE, height, "".join(parts)) + legend(sorted({(mark.kind, mark.colour) for mark in marks}))
 
 
 def legend(entries: Sequence[tuple[str, int]]) -> str:

@@ -7,8 +7,13 @@ from recurra.training.callbacks.evaluation import EvaluateRegularly
 from recurra.training.callbacks.preemption import SaveBeforePreemption
 from recurra.training.callbacks.stopping import StopWhenDone
 from recurra.training.evaluation import Evaluation
+from recurra.training.in_flight import Saved
 from recurra.training.step import Wishes
 from recurra.training.trainer import Due
+
+
+def durable_after(seconds: float) -> Saved:
+    return Saved(1, 1, blocked_s=0.0, durable_s=seconds, moment_s=0.0)
 
 
 def test_evaluations_come_every_so_many_updates(make_trainer, step):
@@ -45,7 +50,7 @@ def test_checkpoints_come_every_so_many_updates_or_seconds(make_trainer, step, c
     assert callback.wishes() == Wishes()
     clock.now_s += 61
     assert callback.wishes() == Wishes(save=True)
-    callback.saved(trainer, 1, 0.1)
+    callback.copied(trainer, 0.1)
     assert callback.wishes() == Wishes()
     assert step(callback, trainer, wishes=Wishes(save=True)).save
 
@@ -89,23 +94,31 @@ def test_a_run_ends_when_nothing_improves(make_trainer, clock):
     assert outcomes == [None, None, None, "bits_per_token did not improve in 2 evaluations"]
 
 
-def test_a_node_that_is_taken_away_is_saved_before(make_trainer, clock):
-    """At once when the notice comes, then as often as the cost of a checkpoint allows, and never too late to finish."""
+@pytest.mark.parametrize(
+    ("blocked_s", "durable_s", "expected"),
+    [(0.01, 1, [0, 5, 10, 15, 20, 25]), (0.01, 7, [0, 8, 16]), (1.0, 1, [0, 10, 20])],
+    ids=["cheap", "slow store", "slow copy"],
+)
+def test_a_node_that_is_taken_away_is_saved_before(make_trainer, clock, blocked_s, durable_s, expected):
+    """At once when the notice comes, then one after the other, and never too late to become durable."""
     deadline = []
     callback = SaveBeforePreemption(lambda: deadline[0] if deadline else None, clock)
     trainer = make_trainer()
     assert not callback.wishes().save
-    callback.saved(trainer, 1, 99.0)  # one that has nothing to do with it
+    callback.copied(trainer, 99.0)  # one that has nothing to do with it
+    callback.saved(trainer, durable_after(99.0))
 
     deadline.append(clock.now_s + 30)
-    saved_at = []
+    begun_at = []
     for _ in range(30):
         if callback.wishes().save:
-            saved_at.append(30 - (deadline[0] - clock.now_s))
-            callback.saved(trainer, 1, 1.0)
+            begun_at.append(30 - (deadline[0] - clock.now_s))
+            callback.copied(trainer, blocked_s)
+        if begun_at and clock.now_s == deadline[0] - 30 + begun_at[-1] + durable_s:
+            callback.saved(trainer, durable_after(durable_s))
         clock.now_s += 1
 
-    assert saved_at == [0, 10, 20]
+    assert begun_at == expected
 
 
 @pytest.mark.parametrize("seconds_left", [1.5, 0.0, -5.0])
@@ -113,7 +126,8 @@ def test_a_checkpoint_that_cannot_be_finished_is_not_begun(make_trainer, clock, 
     """The first one is always tried: there is nothing to lose."""
     callback = SaveBeforePreemption(lambda: clock.now_s + seconds_left, clock)
     assert callback.wishes().save
-    callback.saved(make_trainer(), 1, 1.0)
+    callback.copied(make_trainer(), 0.1)
+    callback.saved(make_trainer(), durable_after(1.0))
     clock.now_s += 60
 
     assert not callback.wishes().save

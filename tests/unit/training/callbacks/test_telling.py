@@ -15,6 +15,7 @@ from recurra.training.callbacks.progress import TellProgress
 from recurra.training.callbacks.records import KeepRecords
 from recurra.training.callbacks.stall import WatchForStalls
 from recurra.training.evaluation import Evaluation
+from recurra.training.in_flight import Saved
 
 
 @pytest.fixture
@@ -44,14 +45,14 @@ def test_long_evaluations_and_checkpoints_are_told_of(make_trainer, clock):
         clock.now_s += 1
         callback.evaluating(trainer, done)
     callback.evaluated(trainer, Evaluation({"accuracy": 0.7}), improved=True)
-    callback.saved(trainer, 2_000_000, 0.25)
+    callback.saved(trainer, Saved(0, 2_000_000, blocked_s=0.003, durable_s=0.25, moment_s=0.0))
     callback.finished(trainer, "done")
 
     assert [event.text for event in events[1:]] == [
         "batch 5",
         "batch 10",
         "best so far",
-        "saved, 2.0 MB in 0.25 s",
+        "step 0 saved, 2.0 MB in 0.25 s; the loop stood still for 3 ms",
         "done",
     ]
     assert events[3].numbers == {"accuracy": 0.7}
@@ -80,7 +81,8 @@ def test_prometheus_sees_the_run(make_trainer, step, batch, clock):
     callback.evaluating(trainer, 1)
     clock.now_s += 2
     callback.evaluated(trainer, Evaluation({"accuracy": 0.7}), improved=True)
-    callback.saved(trainer, 4096, 0.25)
+    callback.copied(trainer, 0.003)
+    callback.saved(trainer, Saved(2, 4096, blocked_s=0.003, durable_s=0.25, moment_s=0.0))
     snapshot = load_snapshot(metrics.snapshot())
 
     def value(name, *labels):
@@ -99,6 +101,8 @@ def test_prometheus_sees_the_run(make_trainer, step, batch, clock):
     assert value("gradient_norm", "head.bias") == 0.25
     assert snapshot["recurra_train_evaluation_seconds"].series[("a",)][-1] == pytest.approx(2.0)
     assert snapshot["recurra_train_checkpoint_seconds"].series[("a", "save")][-1] == pytest.approx(0.25)
+    assert snapshot["recurra_train_checkpoint_seconds"].series[("a", "blocked")][-1] == pytest.approx(0.003)
+    assert value("steps_at_risk") == 1.0
 
 
 def test_the_log_has_each_step_once(make_trainer, step, store, clock):
@@ -110,20 +114,47 @@ def test_the_log_has_each_step_once(make_trainer, step, store, clock):
         clock.now_s += 1
         step(first, trainer)
         if number == 3:
-            first.saving(trainer)
+            first.saving(trainer)()
+            first.saved(trainer, Saved(3, 9, blocked_s=0.003, durable_s=0.25, moment_s=clock.now_s - 0.5))
     trainer.progress.step = trainer.resumed_from = 3
     second = KeepRecords(store, attempt="b", clock=clock)
     second.started(trainer)
     for _ in range(2):
         step(second, trainer)
-    second.saving(trainer)
+    second.saving(trainer)()
     second.finished(trainer, "done")
 
     lines = [json.loads(line) for info in store.list("metrics/") for line in store.read(info.key).splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     events = [json.loads(line) for line in store.read("events/b.jsonl").splitlines()]
     assert [event["event"] for event in events] == ["started", "finished"]
-    assert events[0]["resumed_from"] == 3
+    assert (events[0]["resumed_from"], events[0]["lost_steps"]) == (3, 2)
+    saved = next(
+        event for event in map(json.loads, store.read("events/a.jsonl").splitlines()) if event["event"] == "saved"
+    )
+    assert {name: saved[name] for name in ("step", "seconds", "blocked_seconds", "steps_behind")} == {
+        "step": 3,
+        "seconds": 0.25,
+        "blocked_seconds": 0.003,
+        "steps_behind": 0,
+    }
+    assert saved["time"] == 1002.5
+
+
+def test_the_updates_that_a_failure_cost_are_counted(make_trainer, step, store, clock):
+    """The attempt that failed told its last step itself, since its records were not written yet."""
+    trainer = make_trainer()
+    first = KeepRecords(store, attempt="a", clock=clock)
+    first.started(trainer)
+    for _ in range(7):
+        step(first, trainer)
+    first.failed(trainer, ConnectionError("a rank is gone"))
+    trainer.progress.step = trainer.resumed_from = 4
+    for attempt in ("b", "c"):  # the second one of them dies before it can say a word
+        KeepRecords(store, attempt=attempt, clock=clock).started(trainer)
+
+    lost = [json.loads(store.read(f"events/{attempt}.jsonl"))["lost_steps"] for attempt in ("b", "c")]
+    assert lost == [3, 0]
 
 
 def test_numbers_that_json_does_not_know_are_null(make_trainer, step, store, clock):
@@ -132,7 +163,7 @@ def test_numbers_that_json_does_not_know_are_null(make_trainer, step, store, clo
     callback = KeepRecords(store, attempt="a", clock=clock)
     callback.started(trainer)
     step(callback, trainer, loss=float("nan"), gradient_norm=float("inf"))
-    callback.saving(trainer)
+    callback.saving(trainer)()
 
     record = json.loads(store.read("metrics/000000000001.jsonl"))
     assert record["loss"] is None and record["gradient_norm"] is None
@@ -174,7 +205,7 @@ def test_every_sign_of_life_counts(make_trainer, store, clock):
     for sign in (
         lambda: callback.evaluating(trainer, 1),
         lambda: callback.evaluated(trainer, Evaluation({}), False),
-        lambda: callback.saved(trainer, 1, 1.0),
+        lambda: callback.copied(trainer, 1.0),
     ):
         clock.now_s += 299
         sign()
@@ -223,8 +254,9 @@ def test_every_event_does_nothing_by_default(make_trainer, batch, step):
     assert not callback.wishes().save and not step(callback, trainer).save
     callback.evaluating(trainer, 1)
     callback.evaluated(trainer, Evaluation({}), False)
-    callback.saving(trainer)
-    callback.saved(trainer, 1, 1.0)
+    assert callback.saving(trainer) is None
+    callback.copied(trainer, 0.1)
+    callback.saved(trainer, Saved(1, 1, blocked_s=0.1, durable_s=1.0, moment_s=0.0))
     callback.finished(trainer, "done")
     callback.failed(trainer, ValueError())
     callback.closed()

@@ -58,6 +58,9 @@ def test_the_report_of_a_real_run_is_one_page_that_needs_nothing_else(report):
         "waiting for data",
         "padding",
         "1 worker",
+        "until a checkpoint is durable",
+        "training stands still for one",
+        "checkpoint 0 s of step 5: durable after",
     ],
 )
 def test_the_report_shows_what_one_looks_for(report, words):

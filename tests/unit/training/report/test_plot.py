@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from recurra.training.report.axis import Axis, number_text, percent_texts, seconds_text
 from recurra.training.report.plot import (
     HEIGHT,
+    LEFT,
     MOST_POINTS,
+    RIGHT,
+    WIDE,
     WIDTH,
     Frame,
+    Mark,
     Series,
     Span,
     heat_map,
@@ -153,9 +157,12 @@ def test_nothing_is_said_in_words(empty):
 def test_a_time_line_shows_attempts_in_order():
     """Restarts are seen as bars that begin where the one before ended."""
     html = time_line(
-        [Span(100, 160, "2 workers"), Span(170, 300, "again")], [(130, "checkpoint", 2), (160, "failure", 3)]
+        [Span(100, 160, "2 workers"), Span(170, 300, "again")],
+        [Mark(120, 130, "checkpoint", 2, "of step 7"), Mark(160, 160, "failure", 3)],
     )
     bars = [element for element in svg_of(html).iter() if "bar " in element.get("class", "")]
 
     assert float(bars[0].get("x")) + float(bars[0].get("width")) < float(bars[1].get("x"))
-    assert "checkpoint" in html and "failure" in html
+    assert "checkpoint 30 s of step 7" in html and "failure" in html
+    widths = [float(mark.get("width")) for mark in svg_of(html).iter() if "mark-bar" in mark.get("class", "")]
+    assert widths[0] == pytest.approx(10 / 200 * (WIDE - LEFT - RIGHT), rel=0.1) and widths[1] == 1.6
