@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from recurra.cli import bundles, cluster, data, jobs, models, render, runs, serve, train
+from recurra.cli import bundles, cluster, data, jobs, models, render, runs, serve, sweep, train
 from recurra.cli.output import fail, note
 from recurra.errors import RecurraError
 
@@ -57,7 +57,7 @@ def root(
     """Train recurrent networks on a Ray cluster and serve them from the same cluster."""
 
 
-for room in (data, train, runs, jobs, models, bundles, serve, render, cluster):
+for room in (data, train, sweep, runs, jobs, models, bundles, serve, render, cluster):
     room.register(app)
 
 

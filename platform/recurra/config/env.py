@@ -24,6 +24,9 @@ RAY_ENVIRONMENT = {
 """What every Ray node and driver that we start gets, unless the caller's environment sets it.
 It is set before Ray is imported, since Ray reads most of it at import."""
 
+TUNE_ENVIRONMENT = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+"""What the driver of a sweep gets besides: Tune neither prints nor writes logs of its own."""
+
 
 @dataclass(frozen=True)
 class S3Settings:

@@ -61,6 +61,22 @@ def parse(values: Mapping[str, Any], section: type[S], overrides: Iterable[str] 
         raise ConfigError(_explain(exc, section, source)) from exc
 
 
+def replaced(values: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a mapping with some of its dotted paths set; sections that are missing on the way are made."""
+    copy = _copy(values)
+    for path, value in settings.items():
+        _put(copy, path, value)
+    return copy
+
+
+def value_at(values: Mapping[str, Any], path: str) -> Any:
+    """What a mapping holds at a dotted path; None where there is nothing."""
+    node: Any = values
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
+
+
 def dump(section: Section) -> dict[str, Any]:
     """The section as plain values, such that `parse` of it gives an equal section."""
     return section.model_dump(mode="json")
@@ -87,6 +103,10 @@ def _apply_override(values: dict[str, Any], item: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as exc:
         raise ConfigError(f"The value of the override '{item}' is not valid YAML. Quote it.") from exc
+    _put(values, path, value)
+
+
+def _put(values: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
     node = values
     for key in parents:

@@ -15,6 +15,7 @@ from typing import Any
 from recurra.config.env import apply_ray_environment
 from recurra.errors import ClusterError, TrainingError
 from recurra.orchestration.job_file import JobFile
+from recurra.orchestration.sweep_file import SweepFile
 
 apply_ray_environment()  # before the first import of ray
 
@@ -76,15 +77,26 @@ class Jobs:
             ClusterError: The id is taken or malformed, or the cluster refuses the job.
         """
         job.train_run()
-        name = job_id or f"{job.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        return self._submit(f"train {job.inline()}", job.name, job.runs, job_id)
+
+    def submit_sweep(self, sweep: SweepFile) -> str:
+        """Start a sweep on the cluster, as `submit` does a run.
+
+        Raises:
+            ClusterError: The cluster refuses the job.
+        """
+        return self._submit(f"sweep {sweep.inline()}", sweep.name, sweep.job_file().runs, None)
+
+    def _submit(self, command: str, run: str, runs: str, job_id: str | None) -> str:
+        name = job_id or f"{run}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         if not _ID.match(name):
             raise ClusterError(f"'{name}' is no id of a job. Use letters, digits, '-', '_' and '.', at most 120.")
         try:
             return str(
                 self._client.submit_job(
-                    entrypoint=f"python -m recurra.cli.main train {job.inline()}",
+                    entrypoint=f"python -m recurra.cli.main {command}",
                     submission_id=name,
-                    metadata={"recurra_run": job.name, "recurra_runs": job.runs},
+                    metadata={"recurra_run": run, "recurra_runs": runs},
                     entrypoint_num_cpus=0,
                 )
             )

@@ -64,7 +64,7 @@ def launch(run: TrainRun, address: str | None, on_event: Callable[[RunEvent], No
     run.check()
     store = run.open_store()
     check_against_earlier_start(run, store)
-    with Lease(store, run.name) as lease, _connected(address):
+    with Lease(store, run.name) as lease, connected(address):
         keep_command(store)
         on_event(RunEvent("start", f"placing {_in_words(run)}"))
         gpu = _wants_gpu(run)
@@ -205,7 +205,7 @@ class _PreemptionWatch:
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def connected(address: str | None) -> Iterator[None]:
     """A connection to a cluster inside the block; one that was there before stays."""
     if ray.is_initialized():
         yield

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import recurra
-from recurra.config.load import dump
+from recurra.config.load import dump, value_at
 from recurra.data.dataset import Dataset
 from recurra.errors import ConfigError, NotFoundError
 from recurra.storage.store import Store
@@ -58,7 +58,7 @@ def check_against_earlier_start(run: TrainRun, store: Store) -> None:
         return
     now = dump(run)
     for path in _FIXED:
-        before, after = _at(earlier, path), _at(now, path)
+        before, after = value_at(earlier, path), value_at(now, path)
         if before != after:
             raise ConfigError(
                 f"Run '{run.name}' was started with {path} = {_shown(before)}, now it is {_shown(after)}. "
@@ -137,13 +137,6 @@ def _version_of(url: str | None) -> dict[str, Any] | None:
         "steps": dataset.steps,
         "longest": int(dataset.lengths().max(initial=0)),
     }
-
-
-def _at(values: dict[str, Any], path: str) -> Any:
-    node: Any = values
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node
 
 
 def _shown(value: Any) -> str:

@@ -52,6 +52,8 @@ class Frame:
     """Vertical lines, such as restarts."""
     limit: float | None = None
     """A horizontal dashed line, such as the clipping norm."""
+    width: int = WIDTH
+    height: int = HEIGHT
 
 
 def line_plot(series: Sequence[Series], frame: Frame = Frame()) -> str:
@@ -59,22 +61,24 @@ def line_plot(series: Sequence[Series], frame: Frame = Frame()) -> str:
     drawn = [reduced for one in series if len((reduced := _reduce(one, frame)).x)]
     if not drawn:
         return '<p class="empty">No numbers yet.</p>'
-    x_axis = Axis.around(np.concatenate([one.x for one in drawn]), LEFT, WIDTH - RIGHT)
+    x_axis = Axis.around(np.concatenate([one.x for one in drawn]), LEFT, frame.width - RIGHT)
     values = [part for one in drawn for part in (one.y, one.low, one.high) if part is not None]
     limit = [] if frame.limit is None else [np.array([frame.limit])]
     y_axis = Axis.around(
-        np.concatenate([*values, *limit]), HEIGHT - BOTTOM, TOP, log=frame.log, from_zero=frame.from_zero
+        np.concatenate([*values, *limit]), frame.height - BOTTOM, TOP, log=frame.log, from_zero=frame.from_zero
     )
     parts = [_grid(x_axis, y_axis, frame)]
     parts += [
-        f'<line class="mark" x1="{x_axis.at(mark):.1f}" x2="{x_axis.at(mark):.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
+        f'<line class="mark" x1="{x_axis.at(mark):.1f}" x2="{x_axis.at(mark):.1f}" y1="{TOP}" y2="{frame.height - BOTTOM}"/>'
         for mark in frame.marks
     ]
     if frame.limit is not None:
         y = y_axis.at(frame.limit)
-        parts.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="limit" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
     parts += [_line(one, x_axis, y_axis) for one in sorted(drawn, key=lambda one: not one.faint)]
-    return _svg(WIDTH, HEIGHT, "".join(parts)) + legend([(one.name, one.colour) for one in drawn if not one.faint])
+    return _svg(frame.width, frame.height, "".join(parts)) + legend(
+        [(one.name, one.colour) for one in drawn if not one.faint]
+    )
 
 
 def heat_map(names: Sequence[str], values_NT: Numbers, x: Numbers, *, x_label: str = "step") -> str:
@@ -243,13 +247,15 @@ def _grid(x_axis: Axis, y_axis: Axis, frame: Frame) -> str:
     texts = percent_texts(ticks) if frame.percent else list(map(number_text, ticks))
     for value, text in zip(ticks, texts, strict=True):
         y = y_axis.at(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick end" x="{LEFT - 7}" y="{y + 4:.1f}">{text}</text>')
     for value in x_axis.ticks():
         x, text = x_axis.at(value), number_text(value)
-        x = min(x, WIDTH - 3.4 * len(text))  # a label at the very end stays inside
-        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{text}</text>')
-    parts.append(f'<text class="tick end" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}">{escape(frame.x_label)}</text>')
+        x = min(x, frame.width - 3.4 * len(text))  # a label at the very end stays inside
+        parts.append(f'<text class="tick middle" x="{x:.1f}" y="{frame.height - BOTTOM + 16}">{text}</text>')
+    parts.append(
+        f'<text class="tick end" x="{frame.width - RIGHT}" y="{frame.height - 4}">{escape(frame.x_label)}</text>'
+    )
     return "".join(parts)
 
 
