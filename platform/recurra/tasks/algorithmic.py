@@ -24,6 +24,8 @@ from recurra.tasks.instances import fields_of, step_field
 from recurra.tasks.problems.base import LONGEST, Problem
 from recurra.tasks.problems.build import ProblemName, problem_from_description
 
+LossPer = Literal["sequence", "bit"]
+
 
 class AlgorithmicConfig(Section):
     """Learn an algorithm from examples of its inputs and outputs."""
@@ -31,6 +33,9 @@ class AlgorithmicConfig(Section):
     kind: Literal["algorithmic"] = "algorithmic"
     problem: ProblemName = "copy"
     """One of the NTM paper's: say vectors again; so often; recall what followed; guess the next bit; sort."""
+    loss_per: LossPer = "sequence"
+    """What is minimised: the cross entropy of a whole answer, or of one bit of it. With `bit` an answer of one vector
+    weighs as much as one of a hundred: short ones, which are learned first, are not drowned by the others."""
 
 
 class AlgorithmicTask(Task):
@@ -38,14 +43,16 @@ class AlgorithmicTask(Task):
 
     Args:
         problem: Which one, with its settings.
+        loss_per: What the loss is divided by, see `AlgorithmicConfig`.
     """
 
     kind = "algorithmic"
     streams = True
     objective = ("bits_per_sequence", "min")
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, loss_per: LossPer = "sequence") -> None:
         self.problem = problem
+        self.loss_per = loss_per
 
     @classmethod
     def from_dataset(cls, config: Any, schema: SequenceSchema, metadata: Mapping[str, Any]) -> AlgorithmicTask:
@@ -62,14 +69,15 @@ class AlgorithmicTask(Task):
                 f"The dataset does not have the columns of {config.problem}: "
                 f"{', '.join(map(_shape, problem.schema.columns))}. Write it with the job's prepare.py."
             )
-        return cls(problem)
+        return cls(problem, config.loss_per)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> AlgorithmicTask:
-        return cls(problem_from_description(description["problem"]))
+        problem = problem_from_description(description["problem"])
+        return cls(problem, description.get("loss_per", "sequence"))  # bundles of before this setting have none
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "problem": self.problem.describe()}
+        return {"kind": self.kind, "problem": self.problem.describe(), "loss_per": self.loss_per}
 
     def build_model(self, config: ModelConfig) -> SequenceModel:
         sizes = {"input_size": self.problem.input_size, "output_size": self.problem.output_size}
@@ -112,11 +120,19 @@ class AlgorithmicTask(Task):
         )
 
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:
-        """Cross entropy of the counted bits in nats, for each sequence (Graves et al. report it so, in bits)."""
+        """Cross entropy of the counted bits in nats, summed over each sequence (Graves et al. report it so, in bits); with
+        `loss_per` bit each sequence's mean. `sums` always has that of whole sequences as `nats`."""
         counted_BT, bits_BTW = tensors.targets["counted"], tensors.targets["bits"]
-        total = functional.binary_cross_entropy_with_logits(outputs[counted_BT], bits_BTW[counted_BT], reduction="sum")
+        nats_N = functional.binary_cross_entropy_with_logits(
+            outputs[counted_BT], bits_BTW[counted_BT], reduction="none"
+        ).sum(1)
+        total = nats = nats_N.sum()
+        if self.loss_per == "bit":
+            judged_B1 = counted_BT.sum(1, keepdim=True) * bits_BTW.shape[2]
+            total = (nats_N / judged_B1.expand_as(counted_BT)[counted_BT]).sum()
         wrong_BT = ((outputs > 0) != (bits_BTW > 0.5)).sum(-1) * counted_BT
         sums = {
+            "nats": nats.detach(),
             "wrong": wrong_BT.sum(),
             "solved": ((wrong_BT.sum(1) == 0) & tensors.targets["present"]).sum(),
         }
@@ -125,10 +141,10 @@ class AlgorithmicTask(Task):
         return Loss(total=total, count=tensors.targets["present"].sum(), sums=sums)
 
     def metrics(self, total: float, count: float, sums: Mapping[str, float]) -> dict[str, float]:
-        """`loss` in nats and `bits_per_sequence`; `wrong_bits` a sequence; `solved`, the share without a wrong bit;
+        """`loss` in nats, as it is minimised, and `bits_per_sequence`; `wrong_bits` a sequence; `solved`, the share without a wrong bit;
         where the best possible predictor is known, `optimal_bits` it pays, and `excess_bits` over them."""
         sequences = max(count, 1.0)
-        bits = total / sequences / math.log(2)
+        bits = sums["nats"] / sequences / math.log(2)
         found = {
             "loss": total / sequences,
             "bits_per_sequence": bits,

@@ -50,6 +50,41 @@ def test_one_wrong_bit_is_an_unsolved_sequence(write: Write):
     assert metrics["loss"] == pytest.approx(10)
 
 
+def test_per_bit_a_short_answer_weighs_as_much_as_a_long_one(write: Write):
+    """By hand: answers of 3 and 1 vectors of 2 bits; one wrong bit at a logit of 12 costs 12 nats, a sixth or a half of
+    them per bit. What is told of whole sequences stays what it was."""
+    dataset = write(COPY.schema, METADATA, [COPY.of(BITS), COPY.of(BITS[:1])])
+    whole, per_bit = (
+        task_from_dataset(AlgorithmicConfig(loss_per=per), dataset.schema, dataset.metadata)
+        for per in ("sequence", "bit")
+    )
+    tensors = whole.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=4)))  # two rows are filler
+    sure = 12 * (2 * tensors.targets["bits"] - 1)
+    for row, weight in ((int(tensors.lengths.argmax()), 1 / 6), (int((tensors.lengths == 3).nonzero()), 1 / 2)):
+        outputs = sure.clone()
+        outputs[row, int(tensors.lengths[row]) - 1, 0] *= -1
+        outputs.requires_grad_()
+        loss, summed = per_bit.loss(outputs, tensors), whole.loss(outputs, tensors)
+        assert loss.total.item() == pytest.approx(12 * weight, rel=1e-3)
+        assert summed.total.item() == pytest.approx(12, rel=1e-3)
+        (slope,) = torch.autograd.grad(loss.total, outputs)
+        assert slope[row].abs().max() == pytest.approx(weight, rel=1e-3)
+        metrics = [
+            task.metrics(one.total.item(), float(one.count), {k: float(v) for k, v in one.sums.items()})
+            for task, one in ((per_bit, loss), (whole, summed))
+        ]
+        assert metrics[0]["loss"] == pytest.approx(6 * weight, rel=1e-3)
+        assert {**metrics[0], "loss": 0} == {**metrics[1], "loss": 0}
+
+
+def test_bundles_of_before_the_setting_are_read():
+    """Their descriptions have no `loss_per`."""
+    task = task_from_description({"kind": "algorithmic", "problem": COPY.describe()})
+    assert task.describe()["loss_per"] == "sequence"
+    described = AlgorithmicTask(COPY, "bit").describe()
+    assert task_from_description(json.loads(json.dumps(described))).describe() == described
+
+
 def test_windows_are_refused(write: Write):
     """A window may hold an answer without its question."""
     task = AlgorithmicTask(COPY)
