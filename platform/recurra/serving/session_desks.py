@@ -12,8 +12,9 @@ from recurra.errors import RecurraError, RequestError
 from recurra.serving.lineup import Desk, Lineup
 from recurra.serving.memory import MemoryView
 from recurra.serving.messages import SessionAnswer, SessionCreate, SessionStep
+from recurra.serving.session_errors import ForeignBundleError
 from recurra.serving.session_service import SessionService
-from recurra.serving.sessions import ForeignBundleError, new_session_id
+from recurra.serving.sessions import new_session_id
 
 T = TypeVar("T")
 Heard = Callable[[str, float | None, bool], None]

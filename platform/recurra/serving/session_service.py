@@ -16,6 +16,7 @@ from recurra.serving.completions import FLUSH_S
 from recurra.serving.memory import NTM, MemoryView, view
 from recurra.serving.messages import SessionAnswer, SessionCreate, SessionStep
 from recurra.serving.service import Service
+from recurra.serving.session_errors import leaving
 from recurra.serving.session_keeping import trace_steps
 from recurra.serving.session_plan import Plan, Planner, fingerprint_of
 from recurra.serving.sessions import Held, Sessions, empty_snapshot, retried
@@ -101,7 +102,7 @@ class SessionService:
                 text.feed(request.generate.resume)
                 async for events in source:
                     if self._service.leaving and not stays:
-                        raise _leaving()
+                        raise leaving()
                     tokens = [event.token for _, event in events if isinstance(event, Token)]
                     if tokens:
                         yield {"id": id, "text": text.feed(tokens), "tokens": tokens}
@@ -293,16 +294,6 @@ class SessionService:
 
     def _answer(self, snapshot: Snapshot) -> SessionAnswer:
         return SessionAnswer(**self._facts(snapshot))
-
-
-def _leaving() -> RequestError:
-    return RequestError(
-        "This replica is leaving. Send the request again with the tokens that have come as generate.resume: another "
-        "replica goes on after them.",
-        status=503,
-        code="migrate",
-        retry_after_s=1.0,
-    )
 
 
 def _is_last(last: LastRequest | None, step: int, fingerprint: str) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from recurra.errors import ConflictError, NotFoundError, RequestError, StorageError
 from recurra.serving.config import SessionConfig
+from recurra.serving.session_errors import UNKNOWN, ForeignBundleError, OvertakenError, store_failed, unknown
 from recurra.serving.snapshot import Snapshot
 from recurra.serving.versions import Versions
 from recurra.telemetry.metrics import Metrics
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ID_PATTERN = re.compile(r"s-[A-Za-z0-9_-]{32}")
-UNKNOWN = "session_not_found"
 CONFLICT_RETRIES = 3
 LEASE_TRIES = 5
 TEND_S = 1.0
@@ -41,32 +41,6 @@ class _Entry:
     taken: bool = False
     """Whether this replica took it over when it last looked."""
     holders: int = 0
-
-
-class OvertakenError(RequestError):
-    """Another request has changed the session since it was read (409)."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(
-            f"Another request has changed the session meanwhile: it is at step {step}. "
-            "Send each step with its 'step' number, and the next one after the answer.",
-            status=409,
-            code="step_conflict",
-            param="step",
-        )
-
-
-class ForeignBundleError(RequestError):
-    """The session goes on with another bundle than the one that was asked (412)."""
-
-    def __init__(self, digest: str, served: str) -> None:
-        super().__init__(
-            f"The session belongs to bundle {digest[:12]} of the model, and this service serves {served[:12]}. "
-            "Create a new session, or roll the alias back.",
-            status=412,
-            code="digest_mismatch",
-        )
-        self.digest = digest
 
 
 class Held:
@@ -160,7 +134,7 @@ class Sessions:
             ForeignBundleError: It goes on with another bundle.
         """
         if not ID_PATTERN.fullmatch(id):
-            raise _unknown(id)
+            raise unknown(id)
         entry = self._entries.setdefault(id, _Entry())
         entry.holders += 1
         try:
@@ -218,7 +192,7 @@ class Sessions:
                 entry.checked_s = float("-inf")
             except StorageError as exc:
                 self._metrics.counter("recurra_session_store_failures_total", operation="save").inc()
-                raise _store_failed(exc) from exc
+                raise store_failed(exc) from exc
             else:
                 self._remember(entry, snapshot)
                 return snapshot
@@ -236,10 +210,10 @@ class Sessions:
             with self._metrics.histogram("recurra_session_store_seconds", operation="load").time():
                 newest = await self.versions.newest(id, known, take=take)
         except NotFoundError as exc:
-            raise _unknown(id) from exc
+            raise unknown(id) from exc
         except StorageError as exc:
             self._metrics.counter("recurra_session_store_failures_total", operation="load").inc()
-            raise _store_failed(exc) from exc
+            raise store_failed(exc) from exc
         if known is None or newest.version != known.version:
             self._count("restored")
         self._remember(entry, newest)
@@ -327,21 +301,6 @@ async def retried(work: Callable[[], Awaitable[T]]) -> T:
         except OvertakenError:
             continue
     return await work()
-
-
-def _unknown(id: str) -> RequestError:
-    return RequestError(
-        f"There is no session '{id[:64]}'. Create one with POST /v1/sessions.", status=404, code=UNKNOWN
-    )
-
-
-def _store_failed(exc: StorageError) -> RequestError:
-    return RequestError(
-        f"The session's state could not be kept or read: {exc} Send the request again with the same 'step' number.",
-        status=503,
-        code="session_store_failed",
-        retry_after_s=1.0,
-    )
 
 
 def empty_snapshot(model: str, digest: str, state: bytes, now_s: float, **facts: Any) -> Snapshot:

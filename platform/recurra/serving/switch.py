@@ -34,7 +34,9 @@ class Switch:
         self._heard = heard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get(ENDPOINT) not in SPLIT:
+        endpoint = scope.get(ENDPOINT)
+        plain = endpoint == "predict" and self._lineup.candidate is None  # the hot path; its body has the digest
+        if plain or endpoint not in SPLIT:
             return await self._apps[self._lineup.stable.digest](scope, receive, send)
         desk = self._chosen(scope)
         header = (DIGEST_HEADER, desk.digest.encode())
@@ -55,7 +57,7 @@ class Switch:
             failed = not isinstance(exc, RecurraError) or is_failure(exc.status)
             self._heard(desk.digest, None, failed)
             raise
-        if b'"sequence_id"' in scope[BODY] and scope[ENDPOINT] == "infer":
+        if b'"sequence_id"' in scope[BODY] and endpoint == "infer":
             return  # a session's: it has been heard of
         failed = is_failure(status) or (streams and scope.get(ERROR_CODE) in FAILED_STREAMS)
         self._heard(desk.digest, None if failed or streams else time.perf_counter() - begin, failed)
