@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from recurra.cli.options import JobFileArgument, Output, Overrides
 from recurra.cli.output import note
+
+if TYPE_CHECKING:
+    from recurra.orchestration.job_file import JobFile
+    from recurra.serving.run import Release
+
+Resolve = Annotated[
+    bool,
+    typer.Option(
+        "--resolve", help="Write down which bundles the references mean now: an alias that moves changes the manifest."
+    ),
+]
 
 render_app = typer.Typer(help="Write files for Kubernetes or Ray Serve from a job file.", no_args_is_help=True)
 
@@ -30,6 +41,7 @@ def k8s(
     ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="One NVIDIA GPU for each training worker.")] = False,
     cluster: Annotated[bool, typer.Option("--cluster", help="Also a RayCluster that stays.")] = False,
+    resolve: Resolve = False,
 ) -> None:
     """Print the KubeRay manifests of a job file: a RayJob that trains, a RayService that serves.
 
@@ -39,12 +51,19 @@ def k8s(
     from recurra.orchestration.render import RenderOptions, render_kubernetes
 
     given: dict[str, Any] = {"image": image} if image else {}
+    job = load_job(file, override)
+    given |= {"release": _release(job)} if resolve else {}
     options = RenderOptions(namespace=namespace, gpu=gpu, cluster=cluster, **given)
-    _emit(render_kubernetes(load_job(file, override), options), output)
+    _emit(render_kubernetes(job, options), output)
 
 
 @render_app.command()
-def serve(file: JobFileArgument, override: Overrides = [], output: Output = None) -> None:  # noqa: B006
+def serve(
+    file: JobFileArgument,
+    override: Overrides = [],  # noqa: B006
+    output: Output = None,
+    resolve: Resolve = False,
+) -> None:
     """Print the Ray Serve configuration file of a job file, for 'serve deploy' and as a RayService's serveConfigV2.
 
     Example: recurra render serve job.yaml --output serve.yaml
@@ -52,7 +71,19 @@ def serve(file: JobFileArgument, override: Overrides = [], output: Output = None
     from recurra.orchestration.job_file import load_job
     from recurra.orchestration.render import render_serve
 
-    _emit(render_serve(load_job(file, override)), output)
+    job = load_job(file, override)
+    _emit(render_serve(job, _release(job)) if resolve else render_serve(job), output)
+
+
+def _release(job: JobFile) -> Release:
+    """Without its time, so that the same bundles make the same manifest."""
+    from recurra.orchestration.local_platform import join_local_platform
+    from recurra.orchestration.release import released
+    from recurra.registry.registry import Registry
+
+    join_local_platform()
+    run = job.serve_run()
+    return released(run, Registry(run.registry), lambda: 0.0).release
 
 
 def _emit(text: str, output: Path | None) -> None:

@@ -13,6 +13,7 @@ from recurra.orchestration.deploy import serve_document
 from recurra.orchestration.job_file import JobFile
 from recurra.orchestration.render_pods import JOB_FILE_PATH, ClusterShape, PodOptions, cluster_spec, labels
 from recurra.orchestration.render_rules import violations
+from recurra.serving.run import Release
 
 MAX_NAME = 47
 """Longest name of a RayJob or RayService that KubeRay takes."""
@@ -28,6 +29,8 @@ class RenderOptions(PodOptions):
     """Namespace written into each document; null = none, so that kustomize or kubectl decides."""
     cluster: bool = False
     """Also a RayCluster that stays, for `recurra submit --address` and for notebooks."""
+    release: Release = Release()
+    """Bundles that the service is to serve; empty = what its references mean when a replica starts."""
 
 
 def render_kubernetes(job: JobFile, options: RenderOptions | None = None) -> str:
@@ -41,9 +44,9 @@ def render_kubernetes(job: JobFile, options: RenderOptions | None = None) -> str
     return dump_documents(kubernetes_documents(job, options or RenderOptions()))
 
 
-def render_serve(job: JobFile) -> str:
+def render_serve(job: JobFile, release: Release = Release()) -> str:  # noqa: B008 (frozen)
     """The job's Ray Serve configuration file: for `serve deploy`, and the RayService's serveConfigV2."""
-    run = job.serve_run()
+    run = job.serve_run().model_copy(update={"release": release})
     document = serve_document(run, http_port=SERVE_HTTP_PORT)
     # The image that reads this has the same defaults, so only what the job file says is written.
     document["applications"][0]["args"]["serve"] = run.serve.model_dump(mode="json", exclude_unset=True)
@@ -122,7 +125,7 @@ def _ray_service(job: JobFile, options: RenderOptions) -> Document:
         "upgradeStrategy": {"type": "NewCluster"},
         "rayClusterDeletionDelaySeconds": max(120, int(2 * serve.deadline_s)),
         "excludeHeadPodFromServeSvc": True,
-        "serveConfigV2": render_serve(job),
+        "serveConfigV2": render_serve(job, options.release),
         "rayClusterConfig": cluster_spec(shape, options),
     }
     metadata = _metadata(job, "serve", "serve")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.models.config import ModelConfig
@@ -124,3 +127,22 @@ def test_an_empty_registry_is_no_error(recurra: Command, local_url: str) -> None
     outcome = recurra("models", "list", "-r", local_url)
     assert (outcome.code, outcome.out) == (0, "")
     assert "publish" in outcome.err
+
+
+def test_render_writes_down_what_an_alias_means_now(
+    recurra: Command, local_url: str, two: list[str], tmp_path: Path
+) -> None:
+    """So a promotion changes the manifest, and the same bundles give the same one."""
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"name: weather\ntask: classification\npublish: {{model: weather, alias: production, registry: '{local_url}'}}\n"
+        "serve: {canary: {model: weather@candidate, share: 0.1}}\n"
+    )
+    resolved = [recurra("render", "serve", job, "--resolve").out for _ in range(2)]
+    recurra("models", "promote", "weather@candidate", "production", "-r", local_url)
+
+    assert resolved[0] == resolved[1]
+    (application,) = yaml.safe_load(resolved[0])["applications"]
+    assert application["args"]["release"] == {"digest": two[0], "candidate": two[1], "made_s": 0.0}
+    assert recurra("render", "k8s", job, "--resolve").out.count(two[1]) == 2
+    assert "release" not in recurra("render", "serve", job).out

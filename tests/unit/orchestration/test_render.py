@@ -5,7 +5,7 @@ from recurra.config.load import parse
 from recurra.errors import ConfigError
 from recurra.orchestration.job_file import JobFile
 from recurra.orchestration.render import RenderOptions, render_kubernetes, render_serve
-from recurra.serving.run import ServeRun
+from recurra.serving.run import Release, ServeRun
 
 VALUES = {
     "name": "sms",
@@ -67,6 +67,17 @@ def test_the_service_gets_what_deploy_would_send():
     assert ServeRun.model_validate(application["args"]) == given.serve_run()
     assert application["import_path"] == given.serve_run().application()["import_path"]
     assert yaml.safe_load(render_serve(given)) == document
+
+
+def test_an_alias_that_has_moved_changes_the_manifest():
+    """KubeRay acts on what has changed: with the alias alone in it, a new version would never be rolled out."""
+    given = job()
+    one, other = (RenderOptions(release=Release(digest=letter * 64)) for letter in "ab")
+    document = yaml.safe_load(documents(given, release=one.release)["RayService"]["spec"]["serveConfigV2"])
+
+    assert document["applications"][0]["args"]["release"]["digest"] == "a" * 64
+    assert render_kubernetes(given, one) != render_kubernetes(given, other)
+    assert render_kubernetes(given, one) == render_kubernetes(given, one)
 
 
 def test_an_elastic_job_gets_a_group_that_ray_may_scale():
