@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from tests.unit.serving.test_app import error_of
 from tests.unit.serving.vault_ring import VaultThread
 
 from recurra.data.vocabulary import ByteVocabulary
-from recurra.errors import RegistryError
+from recurra.errors import RegistryError, RequestError
 from recurra.models.config import ModelConfig
 from recurra.serving.lineup import Lineup
 from recurra.serving.service import ServedModel, Service
@@ -140,6 +141,28 @@ def test_older_bundles_make_room_for_one_another(fleet):
 
     assert said == wanted
     assert len(replica.lineup._older) == 1
+
+
+def test_a_bundle_in_use_does_not_make_room(store):
+    """Its requests would fail; who wants another bundle is told to come again."""
+    shared = store.child("busy")
+
+    async def ask() -> None:
+        lineup = Lineup(version(NEW, shared, older_bundles=1), load=lambda digest: version(digest, shared))
+        await lineup.open(asyncio.get_running_loop())
+        try:
+            async with lineup.desk(OLD) as desk:
+                with pytest.raises(RequestError, match="older_bundles") as refused:
+                    async with lineup.desk(NEWEST):
+                        pass
+                assert (refused.value.status, refused.value.retry_after_s) == (503, 1.0)
+                assert desk.service.engine.healthy
+            async with lineup.desk(NEWEST) as desk:
+                assert desk.digest == NEWEST
+        finally:
+            await lineup.close()
+
+    asyncio.run(ask())
 
 
 def test_an_older_bundle_is_put_away_when_no_session_can_need_it(fleet):
