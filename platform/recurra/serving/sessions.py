@@ -108,7 +108,7 @@ class Sessions:
 
     async def create(self, snapshot: Snapshot) -> Snapshot:
         """Write the first version of a session; its id is new and cannot be guessed."""
-        first = replace(snapshot, id=snapshot.id or new_session_id(), version=1, last=None)
+        first = replace(snapshot, id=snapshot.id or new_session_id(), version=1, last=None, reset=False)
         entry = _Entry(taken=True)
         self._entries[first.id] = entry
         try:

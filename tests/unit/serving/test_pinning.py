@@ -188,9 +188,12 @@ def test_a_reset_session_starts_anew_and_keeps_its_number(fleet):
     new_ = fleet(NEW, on_update="reset", released_s=2.0)
     repeated = say(new_, id, step=0)
     looked = new_.client.get(f"/v1/sessions/{id}").json()
+    fork = new_.client.post(f"/v1/sessions/{id}/fork").json()["id"]
+    forked = say(new_, fork)
     after = [say(new_, id, step=before["step"]), say(new_, id)]
 
     assert repeated == before
+    assert (forked["reset"], forked["generated"]) == (False, after[0]["generated"])
     assert (looked["digest"], looked["step"], looked["reset"]) == (NEW, before["step"], True)
     assert [answer["reset"] for answer in after] == [True, False]
     assert [answer["generated"]["tokens"] for answer in after] == undisturbed(new_, 2)
