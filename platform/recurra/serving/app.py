@@ -1,18 +1,19 @@
 """The ASGI application of one replica.
 
 Order of layers, outermost first: `Measured` (counts what leaves, errors too), `Answered` (errors to envelopes),
-`Authorised` (before a body is read), `Limited` (reads the body), `Switch` (which bundle), `Predict` (the hot path), then FastAPI's routes of that bundle.
+`Authorised` (before a body is read), `Limited` (reads the body), `Switch` (which bundle), `Predict` (the hot path), then
+FastAPI's routes of that bundle.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -131,16 +132,15 @@ class Predict:
         self._app = app
         self._service = service
         served = service.served
-        head = json.dumps({"model": served.name, "digest": served.digest})
-        self._head = f'{head[:-1]}, "predictions": '
+        head = to_json({"model": served.name, "digest": served.digest})
+        self._head = head[:-1] + b',"predictions":'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(ENDPOINT) != "predict" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         self._service.check_model(route_path(scope)[len(PREDICT) :])
         predictions = await self._service.predict(parse(PredictRequest, scope[BODY]), receive=receive)
-        body = f"{self._head}{json.dumps(predictions, ensure_ascii=False)}}}"
-        await answer(send, 200, body.encode())
+        await answer(send, 200, b"%b%b}" % (self._head, to_json(predictions, inf_nan_mode="constants")))
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:

@@ -81,6 +81,7 @@ class Engine:
         self.model = model
         self.config = config
         self.layout = StateLayout(model.state_spec)
+        self._steppable = model.steppable
         self._clock = clock
         self._post = post
         self._metrics = metrics
@@ -89,7 +90,7 @@ class Engine:
             self._slots = Slots(self.layout, model.zero_state(1, device), config.slots, device)
         self._compute = Compute(model, self._slots, deterministic=config.deterministic, precision=config.step_precision)
         self._finisher = Finisher(self._slots, text_of, metrics, clock)
-        self._encode = EncodeQueue(config.chunk_steps if model.steppable else None)
+        self._encode = EncodeQueue(config.chunk_steps if self._steppable else None)
         self._inbox: deque[Sequence] = deque()
         self._waiting: deque[Sequence] = deque()
         self._stepping: list[Sequence] = []
@@ -272,19 +273,19 @@ class Engine:
             return
         initial = self._slots.initial
         self._slots.load([s.slot for s in newcomers], [initial if s.state is None else s.state for s in newcomers])
+        self._metrics.began("step", [now - sequence.submitted_s for sequence in newcomers])
         for sequence in newcomers:
-            self._metrics.began("step", now - sequence.submitted_s)
             self._finisher.begin(sequence)
             self._place(sequence)
 
     def _steps_alone(self, sequence: Sequence) -> bool:
         """Whether a sequence that needs no slot must take one all the same, because it is read step by step or in chunks."""
-        if not self.model.steppable:
+        if not self._steppable:
             return False
         return self.config.deterministic or sequence.remaining > self.config.chunk_steps
 
     def _place(self, sequence: Sequence) -> None:
-        stepwise = self.model.steppable and (sequence.remaining <= 1 or self.config.deterministic)
+        stepwise = self._steppable and (sequence.remaining <= 1 or self.config.deterministic)
         if stepwise:
             self._stepping.append(sequence)
         else:
@@ -308,10 +309,10 @@ class Engine:
             budget = longest = max(LEAST_ENCODE_STEPS, int(self._tick_s / max(self._encode_step_s, 1e-9)))
         batch = self._encode.take(min(budget, self.config.encode_tokens), longest)
         begin = self._clock()
-        for sequence, _ in batch:
-            if sequence.started_s == 0.0:
-                sequence.started_s = begin
-                self._metrics.began("encode", begin - sequence.submitted_s)
+        newcomers = [sequence for sequence, _ in batch if sequence.started_s == 0.0]
+        for sequence in newcomers:
+            sequence.started_s = begin
+        self._metrics.began("encode", [begin - sequence.submitted_s for sequence in newcomers])
         done, outputs, failed = self._compute.encode(batch)
         steps = dict(batch)
         self._fail(failed)

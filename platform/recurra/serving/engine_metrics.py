@@ -52,27 +52,29 @@ class EngineMetrics:
         if padded:
             self._padded.inc(padded)
 
-    def began(self, path: str, queued_s: float) -> None:
-        self._queue[path].observe(queued_s)
+    def began(self, path: str, queued_s: list[float]) -> None:
+        self._queue[path].observe_all(queued_s)
 
     def first_tokens(self, seconds: list[float]) -> None:
-        for value in seconds:
-            self._first_token.observe(value)
+        self._first_token.observe_all(seconds)
 
     def later_tokens(self, seconds: float, count: int) -> None:
         """`count` sequences got their next token so long after the last one."""
         self._between_tokens.observe(seconds, count)
 
-    def ended(self, reason: str, prompt_steps: int, generated: int) -> None:
-        self.finished(reason)
-        self._prompt_steps.observe(prompt_steps)
-        self._prompt_total.inc(prompt_steps)
-        if generated:
-            self._generated.observe(generated)
-            self._generated_total.inc(generated)
+    def ended(self, reasons: list[str], prompt_steps: list[int], generated: list[int]) -> None:
+        """For each sequence that ended why, how many inputs it had, and how many tokens it generated."""
+        for reason in set(reasons):
+            self.finished(reason, reasons.count(reason))
+        self._prompt_steps.observe_all(prompt_steps)
+        self._prompt_total.inc(sum(prompt_steps))
+        some = [count for count in generated if count]
+        if some:
+            self._generated.observe_all(some)
+            self._generated_total.inc(sum(some))
 
-    def finished(self, reason: str) -> None:
-        self._finished[reason].inc()
+    def finished(self, reason: str, count: int = 1) -> None:
+        self._finished[reason].inc(count)
 
     def load(self, load: Load) -> None:
         self._running.set(load.busy)

@@ -80,9 +80,12 @@ class Finisher:
         for row in finishes:
             ended[row] = True
         self._keep(batch, "end", ended)
-        for row, sequence in enumerate(batch):
-            if ended[row] and finite[row]:
-                events.append((sequence, self._result(sequence, finishes.get(row))))
+        over = [row for row, end in enumerate(ended) if end and finite[row]]
+        if over:
+            reasons = [finishes.get(row, "complete") for row in over]
+            events += [(batch[row], _result(batch[row], reason)) for row, reason in zip(over, reasons, strict=True)]
+            inputs, generated = [len(batch[row].inputs) for row in over], [len(batch[row].tokens) for row in over]
+            self._metrics.ended(reasons, inputs, generated)
         return ended
 
     def _collect(self, batch: list[Sequence], outputs: Tensor, steps: list[int] | None) -> None:
@@ -179,20 +182,19 @@ class Finisher:
             for (place, count), (value, best) in zip(wanted, values, strict=True)
         }
 
-    def _result(self, sequence: Sequence, finish: str | None) -> Result:
-        parts = sequence.collected
-        reason = finish or "complete"
-        self._metrics.ended(reason, sequence.inputs.shape[0], len(sequence.tokens))
-        return Result(
-            outputs=None if not parts else parts[0] if len(parts) == 1 else np.concatenate(parts),
-            finish=reason,
-            tokens=sequence.tokens,
-            logprobs=sequence.logprobs or None,
-            state=sequence.kept,
-            pending=sequence.pending,
-            queue_s=sequence.started_s - sequence.submitted_s,
-            first_token_s=sequence.first_token_s if sequence.tokens else None,
-        )
+
+def _result(sequence: Sequence, finish: str) -> Result:
+    parts = sequence.collected
+    return Result(
+        outputs=None if not parts else parts[0] if len(parts) == 1 else np.concatenate(parts),
+        finish=finish,
+        tokens=sequence.tokens,
+        logprobs=sequence.logprobs or None,
+        state=sequence.kept,
+        pending=sequence.pending,
+        queue_s=sequence.started_s - sequence.submitted_s,
+        first_token_s=sequence.first_token_s if sequence.tokens else None,
+    )
 
 
 def _not_finite() -> RequestError:

@@ -34,7 +34,7 @@ class PredictRequest(Request):
 
     instances: list[Any] = Field(min_length=1)
     """One item for each sequence, as `GET /v1/models` describes it."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """For all instances; what there is depends on the task."""
 
 

@@ -63,7 +63,9 @@ def token_field(fields: Mapping[str, Any], name: str, size: int) -> NDArray[np.i
     value = fields[name]
     if not isinstance(value, list):
         raise RequestError(f"'{name}' is {_kind(value)}. Send a list of token ids.", code="not_a_list", param=name)
-    for index, token in enumerate(value):
+    if set(map(type, value)) == {int} and min(value) >= 0 and max(value) < size:
+        return np.array(value, np.int64)
+    for index, token in enumerate(value):  # one of them is wrong: say which
         if not isinstance(token, int) or isinstance(token, bool):
             raise RequestError(
                 f"'{name}' holds {_kind(token)} at index {index}. Send whole numbers from 0 to {size - 1}.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 
@@ -105,6 +105,14 @@ class Histogram:
             self._counts[index] += count
             if finite:
                 self._sum += value * count
+
+    def observe_all(self, values: Iterable[float]) -> None:
+        """Record finite values, under one lock."""
+        bounds, counts = self._bounds, self._counts
+        with self._lock:
+            for value in values:
+                counts[bisect_left(bounds, value)] += 1
+                self._sum += value
 
     @contextmanager
     def time(self) -> Iterator[None]:
