@@ -139,6 +139,7 @@ class Predict:
         if scope.get(ENDPOINT) != "predict" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         self._service.check_model(route_path(scope)[len(PREDICT) :])
+        self._service.engine.check_room()  # an overloaded replica must not parse what it refuses
         predictions = await self._service.predict(parse(PredictRequest, scope[BODY]), receive=receive)
         await answer(send, 200, b"%b%b}" % (self._head, to_json(predictions, inf_nan_mode="constants")))
 

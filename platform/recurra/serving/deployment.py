@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -71,6 +72,8 @@ class Replica:
         self._trial = bundles.trial(self._lineup) if canary is not None else None
         self._route_prefix = run.serve.route_prefix
         self._lineup.stable.service.metrics.gauge("recurra_model_load_seconds").set(time.perf_counter() - begin)
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not walk over torch and Ray again and again
 
     def __serve_build_asgi_app__(self) -> App:
         app = build_asgi(self._lineup, self._key, fleet_exposition_async, self._reporting, self._trial)

@@ -114,6 +114,19 @@ class Engine:
         """Queue the sequences of one request, all or none.
 
         Raises:
+            RequestError: As `check_room`.
+        """
+        self.check_room(len(sequences))
+        now = self._clock()
+        for sequence in sequences:
+            sequence.submitted_s = now
+        self._inbox.extend(sequences)
+        self._notify()
+
+    def check_room(self, count: int = 1) -> None:
+        """Refuse what `submit` would refuse, before any work is done for it.
+
+        Raises:
             RequestError: 429 when the queue is full, 503 when the replica is leaving; both with `Retry-After`.
         """
         if self._draining or self._stopping:
@@ -124,7 +137,7 @@ class Engine:
                 retry_after_s=1.0,
             )
         waiting = self.waiting
-        if waiting + len(sequences) > self.config.max_queue:
+        if waiting + count > self.config.max_queue:
             raise RequestError(
                 f"{waiting} sequences are waiting already, and serve.max_queue is {self.config.max_queue}. "
                 "Try again after the time in Retry-After.",
@@ -132,11 +145,6 @@ class Engine:
                 code="queue_full",
                 retry_after_s=max(1.0, waiting * self._tick_s / max(1, self.config.slots)),
             )
-        now = self._clock()
-        for sequence in sequences:
-            sequence.submitted_s = now
-        self._inbox.extend(sequences)
-        self._notify()
 
     def cancel(self, sequences: list[Sequence]) -> None:
         """Give the sequences up: their slots are free within a tick, and their listeners hear nothing more."""

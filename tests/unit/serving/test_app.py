@@ -340,6 +340,20 @@ def test_a_full_queue_says_when_to_come_back(serve):
         assert error_of(refused)["code"] == "queue_full"
 
 
+def test_a_prediction_that_is_refused_is_not_even_parsed(serve):
+    """What an overloaded or leaving replica spends on requests that it refuses, it has not for those that it took."""
+    service = language_service()
+    server = serve(service)
+    url = f"{server.url}/v1/predict/lm"
+    assert httpx.post(url, content=b"{").status_code == 400
+
+    service.engine.drain()
+    refused = httpx.post(url, content=b"{")
+
+    assert (refused.status_code, error_of(refused)["code"]) == (503, "draining")
+    assert int(refused.headers["retry-after"]) >= 1
+
+
 def test_a_request_past_its_deadline_gets_504(serve):
     """Nobody waits for ever."""
     server = serve(language_service(max_new_tokens=100_000_000, deadline_s=0.2))

@@ -321,7 +321,10 @@ def test_a_full_queue_refuses_the_whole_request(bench):
     """Beyond the queue, waiting helps nobody: the client hears so at once, with a time to come back."""
     b = bench(small_model(), max_queue=3)
     b.add(b.sequence([1]), b.sequence([2]))
+    b.engine.check_room()
 
+    with pytest.raises(RequestError, match="serve.max_queue is 3"):
+        b.engine.check_room(2)
     with pytest.raises(RequestError, match="serve.max_queue is 3") as refused:
         b.add(b.sequence([1]), b.sequence([2]))
     assert (refused.value.status, refused.value.code) == (429, "queue_full")

@@ -45,6 +45,18 @@ def test_many_equal_observations_count_like_single_ones(metrics):
     assert one.read() == many.read()
 
 
+def test_observations_of_a_whole_batch_count_like_single_ones(metrics):
+    """One call a tick stands for its sequences, which waited for different times."""
+    values = [0.5, 3.0, 4.0, 1e9]
+    single = metrics.histogram("recurra_step_batch_size")
+    for value in values:
+        single.observe(value)
+    together = Metrics(model="sms").histogram("recurra_step_batch_size")
+    together.observe_all(values)
+
+    assert single.read() == together.read()
+
+
 def test_an_observation_on_a_bound_falls_into_its_bucket(metrics):
     """Prometheus' buckets include their upper bound."""
     histogram = metrics.histogram("recurra_step_batch_size")
