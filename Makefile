@@ -24,7 +24,7 @@ help:
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
-	@echo "make bench-data, bench-ntm, bench-step, bench-train, bench-serve, bench-sessions, bench-algorithmic:"
+	@echo "make bench-data, bench-ntm, bench-step, bench-train, bench-serve, bench-sessions, bench-checkpoint, bench-algorithmic:"
 	@echo "             ours beside the peers; results are kept in tests/benchmarks/RESULTS.md"
 
 setup: $(STAMP)

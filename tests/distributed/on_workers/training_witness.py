@@ -24,6 +24,14 @@ class Witness(Callback):
         return Due()
 
 
+class Slow(Callback):
+    """Lasts long enough for a node to be taken away meanwhile."""
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        time.sleep(0.1)
+        return Due()
+
+
 class Hang(Callback):
     """Rank 1 stands still at the third update, and so does whoever waits for it."""
 

@@ -1,7 +1,7 @@
 """The run's own log in the store: one record a step, an evaluation, a checkpoint, an attempt; what the report is made of.
 
     metrics/000000000101.jsonl    steps 101 to the next checkpoint, written by its thread just before its commit
-    metrics/tail.jsonl            steps since then, rewritten now and then for whoever follows the run
+    metrics/tail.jsonl            steps since then, rewritten now and then by a thread for whoever follows the run
     events/<attempt>.jsonl        what happened in one attempt: start, evaluations, checkpoints, end
 
 A resume drops the step records behind its checkpoint, since the steps are made again: the log holds each step once.
@@ -22,6 +22,7 @@ from recurra.storage.store import Store
 from recurra.training.callbacks.base import Callback
 from recurra.training.evaluation import Evaluation
 from recurra.training.in_flight import Saved
+from recurra.training.outbox import Outbox
 from recurra.training.step import StepResult
 from recurra.training.trainer import Due, Trainer
 
@@ -42,6 +43,7 @@ class KeepRecords(Callback):
         self, store: Store, *, attempt: str, tail_s: float = 10.0, clock: Callable[[], float] = time.time
     ) -> None:
         self._store = store
+        self._outbox = Outbox(store)
         self._attempt = attempt
         self._tail_s = tail_s
         self._clock = clock
@@ -88,8 +90,7 @@ class KeepRecords(Callback):
         self._last_s, self._wait_s = now_s, wait_s
         self._steps.append(_line(record))
         if now_s - self._written_s >= self._tail_s:
-            self._store.write(TAIL, "".join(self._steps).encode())
-            self._write_events()
+            self._write_tail()
         return Due()
 
     def evaluated(self, trainer: Trainer, evaluation: Evaluation, improved: bool) -> Due:
@@ -116,10 +117,12 @@ class KeepRecords(Callback):
             blocked_seconds=round(saved.blocked_s, 6),
             steps_behind=trainer.progress.step - saved.step,
         )
+        self._write_tail()
 
     def finished(self, trainer: Trainer, reason: str) -> None:
         self._note("finished", trainer.progress.step, reason=reason)
         self._write_events()
+        self._outbox.flush()
         self._store.delete(TAIL)
 
     def failed(self, trainer: Trainer, error: BaseException) -> None:
@@ -127,6 +130,7 @@ class KeepRecords(Callback):
         # What ended the run matters more than a store that does not answer now.
         with suppress(StorageError):
             self._write_events()
+            self._outbox.flush()
 
     def _drop_lost_steps(self, step: int) -> int:
         """Delete the records behind a checkpoint; gives how many updates the attempt before made there, as far as it told.
@@ -150,9 +154,13 @@ class KeepRecords(Callback):
         record = {"event": event, "step": step, "time": round(moment_s, 3), **fields}
         self._events.append(_line({"attempt": self._attempt, **record}))
 
+    def _write_tail(self) -> None:
+        self._outbox.put(TAIL, "".join(self._steps).encode())
+        self._write_events()
+
     def _write_events(self) -> None:
         self._written_s = self._clock()
-        self._store.write(f"events/{self._attempt}.jsonl", "".join(self._events).encode())
+        self._outbox.put(f"events/{self._attempt}.jsonl", "".join(self._events).encode())
 
 
 def _first_step_of(key: str) -> int:

@@ -116,6 +116,7 @@ def test_the_log_has_each_step_once(make_trainer, step, store, clock):
         if number == 3:
             first.saving(trainer)()
             first.saved(trainer, Saved(3, 9, blocked_s=0.003, durable_s=0.25, moment_s=clock.now_s - 0.5))
+    first._outbox.flush()
     trainer.progress.step = trainer.resumed_from = 3
     second = KeepRecords(store, attempt="b", clock=clock)
     second.started(trainer)
@@ -150,8 +151,10 @@ def test_the_updates_that_a_failure_cost_are_counted(make_trainer, step, store, 
         step(first, trainer)
     first.failed(trainer, ConnectionError("a rank is gone"))
     trainer.progress.step = trainer.resumed_from = 4
-    for attempt in ("b", "c"):  # the second one of them dies before it can say a word
-        KeepRecords(store, attempt=attempt, clock=clock).started(trainer)
+    for attempt in ("b", "c"):  # b dies at once
+        callback = KeepRecords(store, attempt=attempt, clock=clock)
+        callback.started(trainer)
+        callback._outbox.flush()
 
     lost = [json.loads(store.read(f"events/{attempt}.jsonl"))["lost_steps"] for attempt in ("b", "c")]
     assert lost == [3, 0]
