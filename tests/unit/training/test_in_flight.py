@@ -57,6 +57,13 @@ def store(local_url: str) -> GatedStore:
     return GatedStore(open_store(local_url))
 
 
+@pytest.fixture
+def one_tensor_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the first is held at the gate, all others have not even been turned into bytes."""
+    monkeypatch.setattr(shares, "PIECE_BYTES", 1)
+
+
+@pytest.mark.usefixtures("one_tensor_a_piece")
 def test_what_is_saved_is_the_state_at_the_decision(store: GatedStore) -> None:
     """Training changes every weight, in place, before the first byte has been written."""
     tensors = {"weight": torch.arange(6.0), "half": torch.ones(3, dtype=torch.bfloat16), "count": torch.tensor(3)}
@@ -264,6 +271,7 @@ def test_the_newest_and_the_best_are_there_at_every_moment(make_run: MakeRun, lo
     assert checkpoints_in(inner).steps() == sorted({best, 6})
 
 
+@pytest.mark.usefixtures("one_tensor_a_piece")
 def test_the_state_is_that_of_its_step_whatever_follows(make_run: MakeRun, store: GatedStore) -> None:
     """A real model, with its optimizer, five updates further by the time its bytes are written."""
     trainer = make_run(train={"steps": 8}).build(SingleRank(), ORIGIN)
