@@ -31,6 +31,20 @@ It is set before Ray is imported, since Ray reads most of it at import."""
 TUNE_ENVIRONMENT = {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
 """What the driver of a sweep gets besides: Tune neither prints nor writes logs of its own."""
 
+MLFLOW_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+"""What a process gets before it imports MLflow, which would else tell its makers of it."""
+
+
+@dataclass(frozen=True)
+class MlflowSettings:
+    """Where runs are tracked. What it takes to log in there, MLflow reads from the environment by itself."""
+
+    tracking_uri: str
+    experiment: str
+
+    def __repr__(self) -> str:
+        return f"MlflowSettings(experiment={self.experiment!r})"  # an address may hold a password
+
 
 @dataclass(frozen=True)
 class S3Settings:
@@ -117,6 +131,12 @@ def metrics_address() -> str | None:
     return os.environ.get("RECURRA_METRICS_ADDRESS") or None
 
 
+def mlflow_settings() -> MlflowSettings | None:
+    """`MLFLOW_TRACKING_URI` and `MLFLOW_EXPERIMENT_NAME` (by default `recurra`); None when no address is set."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    return MlflowSettings(uri, os.environ.get("MLFLOW_EXPERIMENT_NAME") or "recurra") if uri else None
+
+
 def secret_values() -> frozenset[str]:
     """The keys that this process knows, so that logs can leave them out; values too short to be keys are not there."""
     settings = s3_settings()
@@ -124,7 +144,8 @@ def secret_values() -> frozenset[str]:
         key = api_key()
     except OSError:
         key = None  # whoever needs the key says that its file is missing
-    found = (settings.secret_key, settings.session_token, key, os.environ.get("RAY_AUTH_TOKEN"))
+    names = ("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
+    found = (settings.secret_key, settings.session_token, key, *map(os.environ.get, names))
     return frozenset(value for value in found if value and len(value) >= 8)
 
 

@@ -170,6 +170,9 @@ class TrainConfig(Section):
     """Of initial weights, data order and dropout."""
     max_failures: int = Field(default=3, ge=1)
     """Losses of a worker after which the run gives up."""
+    loggers: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Trackers besides the run's own log and report: `tensorboard` writes event files into the run's prefix, `mlflow` sends
+    to MLFLOW_TRACKING_URI of the workers' environment. One that fails does not fail the training."""
     callbacks: tuple[str, ...] = ()
     """`package.module:Class` of callbacks of your own; each is built without arguments on every worker."""
     start_timeout: Duration = 60.0

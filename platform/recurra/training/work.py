@@ -20,6 +20,7 @@ from recurra.training.callbacks.stopping import StopWhenDone
 from recurra.training.events import RunEvent
 from recurra.training.finish import finish
 from recurra.training.lease import Lease, check_lease
+from recurra.training.loggers import make_loggers
 from recurra.training.loop import run_loop
 from recurra.training.ranks import Ranks, current_ranks
 from recurra.training.result import RunResult
@@ -63,6 +64,7 @@ def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
         warn=lambda text: emit(RunEvent("warning", text)),
         fence=lambda: None if surroundings.lease is None else check_lease(store, surroundings.lease),
     )
+    loggers = make_loggers(run, store, attempt=attempt, warn=origin.warn) if leads else []
     trainer = run.build(ranks, origin)
     callbacks: list[Callback] = [
         WatchForStalls(store, attempt=attempt, rank=ranks.rank, emit=emit),
@@ -72,11 +74,16 @@ def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
     ]
     if leads:
         callbacks += [KeepRecords(store, attempt=attempt), TellProgress(emit)]
+        callbacks += loggers
     if surroundings.metrics is not None:
         callbacks.append(ExportMetrics(surroundings.metrics, cause=surroundings.cause))
     callbacks += map(load_callback, run.train.callbacks)
-    reason = run_loop(trainer, [*callbacks, *surroundings.callbacks])
-    return finish(run, trainer, store, reason, emit)
+    callbacks += surroundings.callbacks
+    result = finish(run, trainer, store, run_loop(trainer, callbacks), emit)
+    if result is not None:
+        for callback in callbacks:
+            callback.reported(result)
+    return result
 
 
 def train_here(run: TrainRun, emit: Callable[[RunEvent], None] = lambda event: None) -> RunResult:

@@ -9,6 +9,7 @@ from recurra.data.batch import Batch
 from recurra.errors import ConfigError
 from recurra.training.evaluation import Evaluation
 from recurra.training.in_flight import Saved
+from recurra.training.result import RunResult
 from recurra.training.step import StepResult, Wishes
 from recurra.training.trainer import Due, Trainer
 
@@ -54,7 +55,10 @@ class Callback:
         """The loop is left by an exception, which goes on behind the last callback."""
 
     def closed(self) -> None:
-        """The last event of every run, however it ended: release what `started` took."""
+        """The last event of every loop, however it ended: release what `started` took."""
+
+    def reported(self, result: RunResult) -> None:
+        """After the loop of a run that has ended as it should, on rank 0: its result and its report are in the store."""
 
 
 def load_callback(path: str) -> Callback:
