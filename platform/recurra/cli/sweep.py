@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,9 @@ from recurra.cli.output import emit_json, fail, note, number, say, show_facts, s
 if TYPE_CHECKING:
     from recurra.orchestration.sweep import Sweep
     from recurra.training.report.sweep_page import SweepLog, TrialRow
+
+_COLUMNS, _WIDTH = 4, 10
+"""Settings, and letters of a value, that have columns of their own."""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +35,7 @@ def sweep(
     Each trial is a run of its own (NAME-001, ...). Typed again after an interruption, it goes on: trials that are over
     are not made again, the others go on from their checkpoints. Exit code 6 when no trial came to an end.
 
-    Example: recurra sweep jobs/sentiment/sweep.yaml --plan
+    Example: recurra sweep sweep.yaml --plan
     """
     from recurra.errors import ClusterError
     from recurra.orchestration.address import find_cluster, need_cluster
@@ -69,7 +73,7 @@ def sweep(
         )
     else:
         _show(log, report)
-    if any(row.state in ("interrupted", "running", "waiting") for row in log.rows):
+    if any(row.state in ("interrupted", "waiting") for row in log.rows):
         note(f"Stopped. The same command goes on with sweep '{log.name}'.", style="yellow")
         raise typer.Exit(130)
     if log.best is None:
@@ -124,31 +128,33 @@ def _show(log: SweepLog, report: str) -> None:
             note(f"{row.name} {row.state}: {row.reason}", style="red")
     facts: list[tuple[str, object]] = [("report", report)]
     if log.best is not None:
-        overrides = " ".join(f"-o {path}={_typed(value)}" for path, value in log.best.settings.items())
+        overrides = " ".join(
+            f"-o {shlex.quote(f'{path}={_typed(value)}')}" for path, value in log.best.settings.items()
+        )
         facts = [("best", f"{log.best.name}, {log.metric} {_number(log.best.value)}"), ("with", overrides), *facts]
     show_facts(facts)
 
 
 def _table(log: SweepLog, rows: list[TrialRow]) -> None:
-    """Within 80 columns for a few settings: their last words, three digits, one word for a state."""
-    from recurra.training.report.sweep_page import short_name
+    """Within 80 columns: a column for each setting where they are few and short, else one for all."""
+    from recurra.training.report.sweep_page import setting_text, short_name
 
     paths = list(rows[0].settings)
     names = [short_name(path, paths).replace("_", " ") for path in paths]
     metric = log.metric.replace("_", " ")
-    cells = [
-        (row.name, *(_cell(row.settings[path]) for path in paths), row.step, _number(row.value), row.state.split()[0])
-        for row in rows
-    ]
-    show_table(("trial", *names, "step", metric, "state"), cells, right=(*names, "step", metric))
+    values = [[setting_text(row.settings[path]) for path in paths] for row in rows]
+    outcomes = [(row.step, _number(row.value), row.state.split()[0]) for row in rows]
+    if len(paths) <= _COLUMNS and all(len(value) <= _WIDTH for one in values for value in one):
+        cells = [(row.name, *one, *end) for row, one, end in zip(rows, values, outcomes, strict=True)]
+        show_table(("trial", *names, "step", metric, "state"), cells, right=(*names, "step", metric))
+        return
+    told = [", ".join(f"{name} {value}" for name, value in zip(names, one, strict=True)) for one in values]
+    rest = [(row.name, *end, text) for row, end, text in zip(rows, outcomes, told, strict=True)]
+    show_table(("trial", "step", metric, "state", "settings"), rest, right=("step", metric))
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else number(value)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def _typed(value: Any) -> str:

@@ -159,16 +159,18 @@ def run_sweep(sweep: Sweep, address: str | None, tell: Callable[[str], None]) ->
                     tell=tell,
                 )
         log = sweep.log()
-        log = replace(log, rows=[_with_error(row, errors.get(row.name)) for row in log.rows])
+        log = replace(log, rows=[_left(row, errors.get(row.name)) for row in log.rows])
         store.write(SWEEP_REPORT, render_sweep(log).encode())
         return log
 
 
-def _with_error(row: TrialRow, error: str | None) -> TrialRow:
-    """A trial whose process was lost too often says so, and not only that it was interrupted."""
-    if error is None or row.over:
+def _left(row: TrialRow, error: str | None) -> TrialRow:
+    """A trial after Tune has let go of it: nothing runs any more, whatever its last sign of life says."""
+    if row.over:
         return row
-    return replace(row, state="failed", reason=row.reason or error)
+    if error is not None:
+        return replace(row, state="failed", reason=row.reason or error)
+    return replace(row, state="interrupted") if row.state == "running" else row
 
 
 def _curve(events: list[dict[str, Any]], metric: str) -> list[tuple[int, float]]:

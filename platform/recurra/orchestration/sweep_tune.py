@@ -36,6 +36,7 @@ from recurra.telemetry.fleet import FleetReporter
 from recurra.telemetry.metrics import Metrics
 from recurra.training.callbacks.asking import ENDED_EARLY, AskAtEvaluations
 from recurra.training.lease import Lease
+from recurra.training.report.sweep_page import setting_text, short_name
 from recurra.training.run import TrainRun
 from recurra.training.start import check_against_earlier_start, keep_command
 from recurra.training.work import Surroundings, work
@@ -258,7 +259,9 @@ class _Teller(tune.Callback):  # type: ignore[misc]
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         one = self._trials[trial.config["number"]]
         keep_command(one.run.open_store())
-        settings = ", ".join(f"{path.rpartition('.')[2]} {_short(value)}" for path, value in one.settings.items())
+        settings = ", ".join(
+            f"{short_name(path, list(one.settings))} {setting_text(value)}" for path, value in one.settings.items()
+        )
         self._say(f"{one.name}  starts with {settings}")
 
     def on_trial_result(
@@ -269,7 +272,7 @@ class _Teller(tune.Callback):  # type: ignore[misc]
             self._say(f"{one.name}  failed: {error}")
         elif not result["done"] and self._is_due(one.name, result):
             at = f"{result['step']}/{result['steps']}"
-            self._say(f"{one.name}  {at}  {self._metric} {_short(result[self._metric])}")
+            self._say(f"{one.name}  {at}  {self._metric} {setting_text(result[self._metric])}")
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         ended = sum(other.status == TuneTrial.TERMINATED for other in trials if other is not trial) + 1
@@ -316,7 +319,3 @@ def _resources(trials: Sequence[Trial]) -> dict[str, float]:
                 "Ask for less, or add nodes."
             )
     return need
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

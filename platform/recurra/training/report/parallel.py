@@ -68,7 +68,7 @@ class _Upright:
             whole = all(isinstance(value, int) for value in present)
             ticks = sorted(set(present)) if whole and len(set(present)) <= 6 else axis.ticks()
             return cls(axis, (), tuple((number_text(tick), axis.at(tick)) for tick in ticks))
-        words = tuple(sorted({_word(value) for value in present}))
+        words = tuple(sorted({str(value) for value in present}))
         gap = (bottom - top) / (len(words) + 1)
         return cls(None, words, tuple((word, top + gap * (place + 1)) for place, word in enumerate(words)))
 
@@ -78,7 +78,7 @@ class _Upright:
             return None
         if self.numbers is not None:
             return self.numbers.at(value)
-        return dict(self.labels)[_word(value)]
+        return dict(self.labels)[str(value)]
 
 
 def _strand(strand: Strand, axes: Sequence[_Upright], x: Sequence[float]) -> str:
@@ -109,9 +109,3 @@ def _axis(name: str, axis: _Upright, x: float) -> str:
         parts.append(f'<line class="axis" x1="{x - 4:.1f}" x2="{x:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick end halo" x="{x - 8:.1f}" y="{y + 4:.1f}">{escape(text)}</text>')
     return "".join(parts)
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

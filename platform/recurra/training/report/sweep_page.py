@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -90,7 +90,7 @@ def render_sweep(log: SweepLog) -> str:
         strands=Markup(_strands(log, paths)),
         curves=Markup(_curves(log)),
         columns=[short_name(path, paths) for path in paths],
-        rows=[(row, [_shown(row.settings[path]) for path in paths], _shown(row.value)) for row in log.rows],
+        rows=[(row, [setting_text(row.settings[path]) for path in paths], setting_text(row.value)) for row in log.rows],
         best=log.best.name if log.best else "",
         facts=log.facts,
         job=json.dumps(log.job, indent=2),
@@ -105,6 +105,17 @@ def short_name(path: str, paths: Sequence[str]) -> str:
         if sum(other == short or other.endswith(f".{short}") for other in paths) == 1:
             return short
     return path
+
+
+def setting_text(value: Any) -> str:
+    """A value of a setting in a few letters: four digits, yes or no, of a section what is set."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {setting_text(one)}" for name, one in value.items() if one is not None)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _cards(log: SweepLog) -> list[tuple[str, str]]:
@@ -128,8 +139,8 @@ def _strands(log: SweepLog, paths: Sequence[str]) -> str:
     merits = np.linspace(1.0, 0.0, len(counted)) if len(counted) > 1 else np.ones(len(counted))
     strands = [
         Strand(
-            f"{row.name}: {_shown(row.value)}, {row.state}",
-            [*(row.settings[path] for path in paths), row.value],
+            f"{row.name}: {setting_text(row.value)}, {row.state}",
+            [*(_place(row.settings[path]) for path in paths), row.value],
             float(merit),
             dashed=row.state != "finished",
         )
@@ -158,9 +169,8 @@ def _counts(row: TrialRow) -> bool:
     return _has_value(row) and row.state in ("finished", "stopped early")
 
 
-def _shown(value: Any) -> str:
+def _place(value: Any) -> Any:
+    """On an axis: a number, or the words for anything else."""
     if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        return "none"
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else setting_text(value)

@@ -39,7 +39,7 @@ def test_words_and_truths_have_a_place_each() -> None:
     svg = parallel_plot(
         ["cell", "tied", "loss"], [Strand("a", ["<gru>", True, 1.0], 1.0), Strand("b", ["lstm", False, 2.0], 0.0)]
     )
-    assert "&lt;gru&gt;" in svg and ">lstm<" in svg and ">yes<" in svg and ">no<" in svg
+    assert "&lt;gru&gt;" in svg and ">lstm<" in svg and ">True<" in svg and ">False<" in svg
     (_, first, _), (_, second, _) = ends(svg)
     assert first != second
 

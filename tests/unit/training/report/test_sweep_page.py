@@ -83,6 +83,19 @@ def test_a_sweep_that_has_just_begun_has_a_page() -> None:
     assert "No trial has a result yet" in page and "No numbers yet" in page
 
 
+def test_values_that_are_no_numbers_are_told_in_words() -> None:
+    """Nothing, a truth and a whole section are values of a setting, too."""
+    rows = [
+        TrialRow(f"s-{number}", {"a": patience, "b": tied, "c": clip}, "finished", value=float(number))
+        for number, (patience, tied, clip) in enumerate(
+            [(None, True, {"norm": 1.0, "value": None}), (3, False, {"norm": 0.5})]
+        )
+    ]
+    page = render_sweep(log(rows))
+    for words in (">none<", ">3<", ">yes<", ">no<", ">norm 1<", ">norm 0.5<"):
+        assert words in page
+
+
 def test_a_setting_is_named_as_shortly_as_tells_it_from_the_others() -> None:
     """A table has 80 columns."""
     paths = ["train.learning_rate", "model.regularisation.dropout", "model.attention.dropout"]
