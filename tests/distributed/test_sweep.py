@@ -27,7 +27,7 @@ from recurra.training.runs import all_records, read_events
 from recurra.training.work import train_here
 
 pytestmark = pytest.mark.ray
-STEPS = 180
+STEPS = 120
 
 
 @pytest.fixture

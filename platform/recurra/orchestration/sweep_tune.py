@@ -77,7 +77,7 @@ def run_trials(
     resources = _resources(trials)
     directory = Path(tempfile.mkdtemp(prefix="recurra-tune-"))
     teller = _Teller(trials, objective[0], tell)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost process is told of below
     runs = {trial.number: dump(trial.run) for trial in trials}
     try:
         tune.Tuner(
@@ -284,6 +284,9 @@ class _Teller(tune.Callback):  # type: ignore[misc]
         lines = str(trial.get_error() or "its process was lost").strip().splitlines()
         self.errors[name] = lines[-1]
         self._say(f"{name}  failed: {lines[-1]}")
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._say(f"{self._trials[trial.config['number']].name}  lost its process; it goes on from its last checkpoint")
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         if time.monotonic() - self._told_s >= _HEARTBEAT_S:
