@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from recurra.orchestration.sweep_asha import Curve, make_scheduler
 from recurra.orchestration.sweep_file import AshaConfig
-from recurra.orchestration.sweep_tune import Curve, make_scheduler
 
 
 @dataclass
