@@ -128,21 +128,36 @@ def test_copy_problems_are_written_in_two_sets(local_url: str):
 
 
 @pytest.mark.parametrize(
-    ("job", "steps"),
+    ("job", "steps", "more"),
     [
-        ("repeat-copy", 10 + 1 + 10 * 10 + 1),
-        ("associative-recall", 6 * 4 + 5 + 3),
-        ("dynamic-ngrams", 199),
-        ("priority-sort", 20 + 1 + 16),
+        ("repeat-copy", 10 + 1 + 10 * 10 + 1, []),
+        ("associative-recall", 6 * 4 + 5 + 3, ["--easier"]),
+        ("dynamic-ngrams", 199, []),
+        ("priority-sort", 20 + 1 + 16, []),
     ],
 )
-def test_the_papers_problems_are_evaluated_at_their_longest(local_url: str, job: str, steps: int):
+def test_the_papers_problems_are_evaluated_at_their_longest(local_url: str, job: str, steps: int, more: list[str]):
     """Figures are quoted for the longest sequences that training draws."""
-    prepare(f"algorithmic/{job}", "--out", local_url, "--sequences", "20", "--eval-sequences", "3")
+    prepare(f"algorithmic/{job}", "--out", local_url, "--sequences", "20", "--eval-sequences", "3", *more)
 
     assert Dataset.open(f"{local_url}/train").lengths().max() <= steps
     assert set(Dataset.open(f"{local_url}/eval").lengths().tolist()) == {steps}
     check_fits(f"algorithmic/{job}", local_url, ("train", "eval"))
+
+
+def test_recall_is_learned_from_few_items_to_many(local_url: str):
+    """The job reads the curriculum in the order in which prepare.py wrote it; shuffled, it would be none."""
+    amounts = ["--easier", "6", "6", "--sequences", "40", "--eval-sequences", "1"]
+    prepare("algorithmic/associative-recall", "--out", local_url, *amounts)
+    run = load_job(JOBS / "algorithmic/associative-recall/job.yaml").train_run()
+    rows = run.train.global_batch.sequences
+    options = PlanOptions(batch_sequences=rows, shuffle=run.data.shuffle, bucket_window=run.data.shuffle_window)
+    lengths = np.concatenate([b.lengths for b in Pipeline(Dataset.open(f"{local_url}/train"), options, epochs=1)])
+    items = (lengths - 8) // 4
+
+    assert (items[:6] == 2).all()
+    assert items[6:12].max() == 3
+    assert items[12:].max() == 6
 
 
 def test_a_published_model_is_measured_beyond_its_training(tmp_path: Path):
