@@ -6,10 +6,10 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from recurra.storage.store import Store
 from recurra.tasks.base import Encoded, Task
 from recurra.tasks.language_model import LanguageModelTask
 from recurra.telemetry.metrics import Metrics
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -151,15 +153,21 @@ class Service:
                 code="too_many_instances",
                 param=field,
             )
-        encoded = [self.encode(item, f"{field}.{index}") for index, item in enumerate(request.instances)]
+        encoded = await self._beside(
+            lambda: [self.encode(item, f"{field}.{index}") for index, item in enumerate(request.instances)]
+        )
         sequences = [self.sequence(item, outputs=self._outputs) for item in encoded]
         results = await run(self.engine, sequences, receive)
-        answers = []
-        for index, (result, item) in enumerate(zip(results, encoded, strict=True)):
-            assert result.outputs is not None
-            last_K = result.outputs if result.outputs.ndim == 1 else result.outputs[-1]
-            answers.append((last_K, self.decode(result.outputs, item, request.options, f"{field}.{index}")))
-        return answers
+
+        def answers() -> list[tuple[NDArray[np.float32], Any]]:
+            found = []
+            for index, (result, item) in enumerate(zip(results, encoded, strict=True)):
+                assert result.outputs is not None
+                last_K = result.outputs if result.outputs.ndim == 1 else result.outputs[-1]
+                found.append((last_K, self.decode(result.outputs, item, request.options, f"{field}.{index}")))
+            return found
+
+        return await self._beside(answers)
 
     def encode(self, instance: Any, param: str, context: Mapping[str, Any] | None = None) -> Encoded:
         """The task's encoding, with its length checked; errors name the field as the client sent it."""
@@ -187,6 +195,10 @@ class Service:
         except RequestError as exc:
             exc.param = f"options.{exc.param}" if exc.param else param
             raise
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """What the task does with instances: on the event loop where that is quick, else beside it."""
+        return await asyncio.to_thread(work) if self.task.costly else work()
 
     def check_steps(self, steps: int, param: str) -> None:
         """Refuse inputs that are too long."""

@@ -90,6 +90,9 @@ class Task(ABC):
     """The word in the job file."""
     streams: ClassVar[bool]
     """Whether the model gives an output at every step, so that sessions can step it."""
+    costly: ClassVar[bool] = False
+    """Whether `encode` or `decode` may take milliseconds (a search, a spectrum): serving calls them beside its event loop,
+    so they must not change the task."""
     objective: tuple[str, Literal["min", "max"]]
     """The metric that decides which checkpoint is best, such as `("bits_per_token", "min")`."""
 

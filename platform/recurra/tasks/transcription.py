@@ -78,6 +78,7 @@ class TranscriptionTask(Task):
 
     kind = "transcription"
     streams = True
+    costly = True
     objective = ("wer", "min")
 
     def __init__(

@@ -1,7 +1,10 @@
 """Tasks of text and speech over HTTP: the answer is the task's own, alone and among others."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 import torch
 from tests.unit.serving.conftest import service_of
@@ -102,3 +105,26 @@ def test_a_wrong_word_is_named(tags):
     refused = tags.post("/v1/predict/tagger", instances=[{"words": ["fine"]}, {"words": ["a", 3]}])
     assert refused.status_code == 422
     assert refused.json()["error"]["param"] == "instances.1.words"
+
+
+def test_a_search_holds_up_nobody_else(serve, monkeypatch):
+    """While one request is decoded, which may take long, the service answers others."""
+    served = transcriber()
+    server = serve(service_of(served, None))
+    plain, begun, go_on = TranscriptionTask.decode, threading.Event(), threading.Event()
+
+    def slow(*args):
+        begun.set()
+        assert go_on.wait(30)
+        return plain(*args)
+
+    monkeypatch.setattr(TranscriptionTask, "decode", slow)
+    body = {"instances": [{"samples": [0.0] * 1200}]}
+    with ThreadPoolExecutor(1) as pool:
+        predicting = pool.submit(server.post, "/v1/predict/transcriber", **body)
+        assert begun.wait(30)
+        ready = httpx.get(f"{server.url}/health/ready", timeout=10)
+        go_on.set()
+        predicted = predicting.result()
+
+    assert (ready.status_code, predicted.status_code) == (200, 200)
