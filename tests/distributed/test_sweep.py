@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -102,7 +103,8 @@ def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, sweep_file: Path, s3_u
 def kill_when(sweep_file: Path, address: str, seen: Callable[[], bool]) -> None:
     """Start the sweep in a process of its own, and SIGKILL it as soon as that is seen."""
     command = [sys.executable, "-m", "recurra.cli.main", "sweep", str(sweep_file), "--address", address]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    own_folder = {**os.environ, "TMPDIR": str(sweep_file.parent)}  # what it would have removed at its end
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=own_folder)
     while process.poll() is None and not seen():
         time.sleep(0.1)
     process.kill()
