@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of servers")
     parser.add_argument("--venvs", type=Path, default=Path(tempfile.gettempdir()) / "recurra-bench-venvs")
     options = parser.parse_args()
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as the peers have it: Ray's own default is 15
     with tempfile.TemporaryDirectory(prefix="recurra-bench-") as folder:
         work = Path(folder)
         model, task = make_model()
