@@ -24,8 +24,9 @@ help:
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
-	@echo "make bench-data, bench-ntm, bench-step, bench-train, bench-serve, bench-sessions, bench-checkpoint, bench-algorithmic:"
-	@echo "             ours beside the peers; results are kept in tests/benchmarks/RESULTS.md"
+	@echo "make bench-data, bench-ntm, bench-step, bench-train, bench-checkpoint, bench-algorithmic,"
+	@echo "             bench-serve, bench-overload, bench-sessions: ours beside the peers where there are any;"
+	@echo "             results are kept in tests/benchmarks/RESULTS.md"
 
 setup: $(STAMP)
 

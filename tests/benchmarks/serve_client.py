@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 
@@ -17,6 +18,8 @@ class Report:
     """Of answers with status 200."""
     failures: dict[str, int] = field(default_factory=dict)
     """Status, or what went wrong, -> how often."""
+    refusals_s: list[float] = field(default_factory=list)
+    """How long answers with status 429 or 503 took."""
 
     @property
     def rate(self) -> float:
@@ -24,8 +27,12 @@ class Report:
         return len(self.latencies_s) / self.seconds
 
     def percentile_ms(self, percent: float) -> float:
-        ordered = sorted(self.latencies_s)
-        return 1e3 * ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
+        return percentile_ms(self.latencies_s, percent)
+
+
+def percentile_ms(latencies_s: list[float], percent: float) -> float:
+    ordered = sorted(latencies_s)
+    return 1e3 * ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else float("nan")
 
 
 def request_bytes(host: str, port: int, path: str, body: bytes) -> bytes:
@@ -34,9 +41,16 @@ def request_bytes(host: str, port: int, path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
-def run(host: str, port: int, requests: list[bytes], clients: int, seconds: float) -> Report:
-    """Each client sends the next request when it has the answer to its last one."""
+def run(
+    host: str, port: int, requests: list[bytes], clients: int, seconds: float, *, refused_pause_s: float = 0.0
+) -> Report:
+    """Each client sends the next request when it has the answer to its last one.
+
+    Args:
+        refused_pause_s: How long a client that was answered with 429 or 503 rests first.
+    """
     report = Report()
+    resting: deque[tuple[float, _Connection]] = deque()
     poll = select.epoll()
     connections = {}
     turn = 0
@@ -49,7 +63,12 @@ def run(host: str, port: int, requests: list[bytes], clients: int, seconds: floa
         turn += 1
     end = begin + seconds
     while (now := time.perf_counter()) < end:
-        for number, _ in poll.poll(end - now):
+        while resting and resting[0][0] <= now:
+            rested = resting.popleft()[1]
+            if rested.socket.fileno() >= 0:  # else it was closed meanwhile, and another one has taken its place
+                rested.send(requests[turn % len(requests)])
+                turn += 1
+        for number, _ in poll.poll(max(0.0, (min(end, resting[0][0]) if resting else end) - now)):
             connection = connections[number]
             status = connection.receive()
             if status is None:
@@ -59,6 +78,11 @@ def run(host: str, port: int, requests: list[bytes], clients: int, seconds: floa
             else:
                 name = str(status or "closed")
                 report.failures[name] = report.failures.get(name, 0) + 1
+            if status in (429, 503):
+                report.refusals_s.append(time.perf_counter() - connection.sent_s)
+                if refused_pause_s:
+                    resting.append((time.perf_counter() + refused_pause_s, connection))
+                    continue
             if status == 0:  # such as HAProxy's when it reads a new configuration: come back, and count it
                 poll.unregister(number)
                 connection.socket.close()
