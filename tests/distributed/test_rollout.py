@@ -110,4 +110,4 @@ def test_an_update_under_load_fails_no_request_and_loses_no_step(service):
     assert service.replica_urls() == replicas
     longest = max((said for _, said in talks), key=len)
     assert all(digest == old and said == longest[: len(said)] for digest, said in talks)
-    assert min(len(said) for _, said in talks) > 20
+    assert min(len(said) for _, said in talks) >= 2

@@ -153,7 +153,7 @@ class Service:
                 code="too_many_instances",
                 param=field,
             )
-        encoded = await self._beside(
+        encoded = await self.beside(
             lambda: [self.encode(item, f"{field}.{index}") for index, item in enumerate(request.instances)]
         )
         sequences = [self.sequence(item, outputs=self._outputs) for item in encoded]
@@ -167,7 +167,7 @@ class Service:
                 found.append((last_K, self.decode(result.outputs, item, request.options, f"{field}.{index}")))
             return found
 
-        return await self._beside(answers)
+        return await self.beside(answers)
 
     def encode(self, instance: Any, param: str, context: Mapping[str, Any] | None = None) -> Encoded:
         """The task's encoding, with its length checked; errors name the field as the client sent it."""
@@ -196,7 +196,7 @@ class Service:
             exc.param = f"options.{exc.param}" if exc.param else param
             raise
 
-    async def _beside(self, work: Callable[[], T]) -> T:
+    async def beside(self, work: Callable[[], T]) -> T:
         """What the task does with instances: on the event loop where that is quick, else beside it."""
         return await asyncio.to_thread(work) if self.task.costly else work()
 

@@ -59,11 +59,10 @@ class SessionService:
         snapshot = replace(self._empty(), id=id, ttl_s=request.ttl_s)
         if request.input is None and request.generate is None:
             return self._answer(await self._sessions.create(snapshot))
-        plan = self._planner.plan(
-            snapshot, SessionStep(input=request.input, options=request.options, generate=request.generate)
-        )
+        first = SessionStep(input=request.input, options=request.options, generate=request.generate)
+        plan = await self._service.beside(lambda: self._planner.plan(snapshot, first))
         (result,) = await run(self._service.engine, [plan.sequence])
-        answer = self._planner.outcome(plan, result)
+        answer = await self._service.beside(lambda: self._planner.outcome(plan, result))
         created = await self._sessions.create(self._advanced(snapshot, plan, result))
         return answer.model_copy(update=self._facts(created))
 
@@ -177,7 +176,7 @@ class SessionService:
         fingerprint = fingerprint_of(request)
         if (stored := await self._repeated(held, request, fingerprint)) is not None:
             return stored
-        plan = self._planner.plan(held.snapshot, request)
+        plan = await self._service.beside(lambda: self._planner.plan(held.snapshot, request))
         (result,) = await run(self._service.engine, [plan.sequence])
         return await self._commit(held, plan, result, fingerprint)
 
@@ -217,7 +216,8 @@ class SessionService:
         before = held.snapshot
         after = self._following(before, self._advanced(before, plan, result))
         facts = {**self._facts(after), "reset": before.reset}
-        answer = self._planner.outcome(plan, result).model_copy(update=facts).model_dump_json()
+        outcome = await self._service.beside(lambda: self._planner.outcome(plan, result))
+        answer = outcome.model_copy(update=facts).model_dump_json()
         last = LastRequest(before.step, fingerprint, answer if len(answer) <= MAX_ANSWER_BYTES else None)
         await held.commit(replace(after, last=last), plan.consumed(result))
         return answer.encode()

@@ -169,7 +169,7 @@ class TranscriptionTask(Task):
             inputs=torch.from_numpy(stack_frames(frames_BTF, self.config.stack)),
             lengths=torch.from_numpy(-(-batch.lengths // self.config.stack)),
             reset=None,
-            targets={name: value for name, value in targets.items()},
+            targets=targets,
         )
 
     def forward(self, model: Model, tensors: TaskTensors, state: State | None) -> tuple[Tensor, State]:

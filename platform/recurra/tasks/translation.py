@@ -120,7 +120,7 @@ class TranslationTask(Task):
             inputs=torch.from_numpy(batch.columns[self.config.column].astype(np.int64)),
             lengths=torch.from_numpy(batch.lengths),
             reset=None,
-            targets={name: value for name, value in targets.items()},
+            targets=targets,
         )
 
     def forward(self, model: Model, tensors: TaskTensors, state: State | None) -> tuple[Tensor, State]:
