@@ -129,7 +129,10 @@ def our_step(module, cell, size, layers, x_BD, *, integers):
             for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
                 getattr(stack.cell(str(layer)), name).copy_(getattr(module, f"{name}_l{layer}"))
     state = {name: value.clone() for name, value in stack.zero_state(len(x_BD)).items()}
-    step, rows = StackInPlace(stack_layers(stack, state), Ends(), integers=integers), list(range(len(x_BD)))
+    step, rows = (
+        StackInPlace(stack_layers(stack, state), Ends(), precision="int8" if integers else "float32"),
+        list(range(len(x_BD))),
+    )
     return lambda: step(x_BD, rows)
 
 

@@ -6,9 +6,9 @@ that its `StateSpec` describes.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,12 @@ from recurra.models.cells import GatedCell
 from recurra.models.embedding import TiedHead
 from recurra.models.native import ntm, recurrent
 from recurra.models.native.library import available
-from recurra.models.native.stepping import Ends, StackInPlace, StepLayer
+from recurra.models.native.stepping import Ends, Precision, StackInPlace, StepLayer, extension
 from recurra.models.ntm import KERNEL_ORDER, NtmCore
 from recurra.models.pooling import LastPooling
 from recurra.models.recurrent import RecurrentStack
 from recurra.models.sequence import Model, SequenceModel
 from recurra.models.state import State, put_rows, select_rows
-
-Precision = Literal["float32", "int8"]
-"""`int8`: the matrices of rnn, gru and lstm layers as 8-bit integers, in native steps on a CPU alone. Three times faster at
-batch 1; outputs are off by about 1 % of their range, byte models by less than 0.001 bits (tests/benchmarks/RESULTS.md)."""
 
 
 class Stepper(ABC):
@@ -60,13 +56,26 @@ def build_stepper(
         model: In eval mode.
         state: Tensors [S, ...] as `model.state_spec` describes them, on the model's device; each row contiguous, the rows at
             any distance from one another. Read and written at each step.
-        precision: Of the products.
+        precision: Of the products, on a CPU alone. `int8`: the matrices of rnn, gru and lstm layers as 8-bit integers; outputs
+            are off by about 1 % of their range, byte models by less than 0.001 bits. `bf16`: those and the output layer's as
+            bfloat16; off by about half of that. What is won is in tests/benchmarks/RESULTS.md.
         fixed_rows: Every number shall come out of products of so many rows, so that it does not depend on the batch. (Native
             steppers give the same numbers at any batch.)
 
     Raises:
-        ConfigError: `precision` is int8 and the model has no such steps here.
+        ConfigError: `precision` is int8 or bf16 and the model has no such steps here.
+
+    Warns:
+        RuntimeWarning: `precision` is bf16 and the CPU has no instructions for it: steps are in float32.
     """
+    if precision == "bf16" and not extension("bf16"):
+        warnings.warn(
+            "precision is bf16, but this CPU has neither AMX-BF16 nor AVX512-BF16 (or the kernels were built without them): "
+            "steps are in float32, exact and slower.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        precision = "float32"
     native = _build_native(model, state, precision)
     if native is not None:
         return native
@@ -127,7 +136,7 @@ class StackStepper(Stepper):
         self._precision = precision
         embedding = None if model.embedding is None else model.embedding.weight
         self.stack = StackInPlace(
-            stack_layers(model.core, state, "core."), Ends(embedding, *_head(model)), integers=precision == "int8"
+            stack_layers(model.core, state, "core."), Ends(embedding, *_head(model)), precision=precision
         )
 
     def step(self, inputs_B: Tensor, rows: Sequence[int]) -> Tensor:

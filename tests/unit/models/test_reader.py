@@ -15,6 +15,7 @@ from recurra.models.stepper import build_stepper
 BLANK = SLOTS - 1
 LENGTHS = (3, 1, 9, 9, 2)
 ROWS = (5, -1, 0, -1, 17)
+needs_bfloat16 = pytest.mark.skipif(not stepping.extension("bf16"), reason="no bfloat16 on this CPU")
 needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C++ compiler on this machine")
 
 
@@ -93,12 +94,13 @@ def test_reading_natively_gives_the_bits_of_single_steps(kind, table_bytes, monk
 
 
 @needs_kernels
-def test_8_bit_steps_do_not_make_reading_inexact():
+@pytest.mark.parametrize("precision", ["int8", pytest.param("bf16", marks=needs_bfloat16)])
+def test_narrow_steps_do_not_make_reading_inexact(precision):
     """`step_precision` promises so."""
     read = model("lstm")
     parts = parts_of(read)
     with use_backend("auto"):
-        exact, beside = reader_of(read, slots_of(read)), reader_of(read, slots_of(read), precision="int8")
+        exact, beside = reader_of(read, slots_of(read)), reader_of(read, slots_of(read), precision=precision)
 
     assert torch.equal(beside.read(parts, ROWS, every=False), exact.read(parts, ROWS, every=False))
 

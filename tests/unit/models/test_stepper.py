@@ -1,3 +1,5 @@
+import ctypes
+
 import pytest
 import torch
 from tests.unit.models.small_models import MODELS, SLOTS, TOKENS, inputs_of, model, slots_of
@@ -5,10 +7,13 @@ from torch.testing import assert_close
 
 from recurra.errors import ConfigError, ModelError
 from recurra.models.backend import use_backend
-from recurra.models.native.library import kernels
+from recurra.models.native.library import function, kernels
+from recurra.models.native.stepping import extension
 from recurra.models.stepper import NtmStepper, PlainStepper, StackStepper, build_stepper
 
 needs_kernels = pytest.mark.skipif(kernels() is None, reason="no C++ compiler on this machine")
+needs_bfloat16 = pytest.mark.skipif(not extension("bf16"), reason="no bfloat16 on this CPU")
+BF16 = pytest.param("bf16", marks=needs_bfloat16)
 
 
 @pytest.fixture(autouse=True, scope="module", params=["auto", "eager"])
@@ -35,20 +40,21 @@ def test_stepping_in_place_gives_what_the_whole_sequence_gives(kind, batch):
     with torch.no_grad():
         expected, after = stepped(inputs)
     whole = torch.stack(outputs, 1) if stepped.shape.per_step else outputs[-1]
-    assert_close(whole, expected, atol=1e-5, rtol=1e-5)
+    # Both are float32: normalising five units magnifies what they round: torch is up to 3e-5 off float64.
+    assert_close(whole, expected, atol=5e-5, rtol=1e-5)
     others = sorted(set(range(SLOTS)) - set(rows))
     for name, value in state.items():
-        assert_close(value[rows], after[name], atol=1e-5, rtol=1e-5)
+        assert_close(value[rows], after[name], atol=5e-5, rtol=1e-5)
         assert torch.equal(value[others], before[name][others])
 
 
 @needs_kernels
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int8", BF16])
 @pytest.mark.parametrize("kind", ["rnn", "gru-options", "lstm", "ntm"])
 def test_native_numbers_do_not_depend_on_the_batch(kind, precision):
     """So a server that promises the same bits for the same request needs no batches of one shape."""
-    if kind == "ntm" and precision == "int8":
-        pytest.skip("an NTM has no 8-bit step")
+    if kind == "ntm" and precision != "float32":
+        pytest.skip("an NTM has no such step")
     cell, changes = MODELS[kind]
     stepped = model(cell, **changes)
     together, alone = slots_of(stepped), slots_of(stepped)
@@ -79,30 +85,51 @@ def test_batches_of_a_fixed_number_of_rows_give_every_row_the_same_bits():
 
 
 @needs_kernels
+@pytest.mark.parametrize(
+    ("precision", "largest", "typical"), [("int8", 0.06, 0.02), pytest.param("bf16", 0.01, 0.012, marks=needs_bfloat16)]
+)
 @pytest.mark.parametrize("kind", ["rnn", "relu", "gru", "lstm", "gru-options", "lstm-options"])
-def test_8_bit_steps_stay_near_the_exact_ones(kind):
+def test_narrow_steps_stay_near_the_exact_ones(kind, precision, largest, typical):
     """The loss that the option's description names, over fifty steps: an error must not grow with the stream."""
     cell, changes = MODELS[kind]
     stepped = model(cell, **changes)
     state = slots_of(stepped)
     with use_backend("auto"):
-        stepper = build_stepper(stepped, state, precision="int8")
+        stepper = build_stepper(stepped, state, precision=precision)
     inputs = inputs_of(stepped, 3, 50)
 
     outputs = torch.stack([stepper.step(x_BD, range(3)) for x_BD in inputs.unbind(1)], 1)
 
     with torch.no_grad():
         expected, _ = stepped(inputs)
-    assert (outputs - expected).abs().max() < 0.06 * (expected.max() - expected.min())
-    assert (outputs - expected).square().mean().sqrt() < 0.02 * expected.std()
+    assert (outputs - expected).abs().max() < largest * (expected.max() - expected.min())
+    assert (outputs - expected).square().mean().sqrt() < typical * expected.std()
 
 
 @needs_kernels
-def test_8_bit_steps_exist_only_where_they_are_native():
+@pytest.mark.parametrize("precision", ["int8", BF16])
+def test_narrow_steps_exist_only_where_they_are_native(precision):
     """Whoever asked for the speed must hear that it is not to be had."""
     for stepped in (model("ntm"), model("mingru"), model("lstm", projection_size=2), model("gru").double()):
-        with use_backend("auto"), pytest.raises(ConfigError, match=r"precision is int8.*Set it to float32"):
-            build_stepper(stepped, slots_of(stepped), precision="int8")
+        with use_backend("auto"), pytest.raises(ConfigError, match=rf"precision is {precision}.*Set it to float32"):
+            build_stepper(stepped, slots_of(stepped), precision=precision)
+
+
+@needs_kernels
+def test_a_cpu_without_bfloat16_steps_in_float32_and_says_so():
+    """One job file serves a cluster of old and new nodes."""
+    stepped = model("lstm")
+    one, other = slots_of(stepped), slots_of(stepped)
+    limit = function("recurra_limit_extensions")
+    limit(ctypes.c_int64(0))
+    try:
+        with pytest.warns(RuntimeWarning, match="neither AMX-BF16 nor AVX512-BF16.*in float32"):
+            stepper = build_stepper(stepped, one, precision="bf16")
+    finally:
+        limit(ctypes.c_int64(2))
+    x_BD = inputs_of(stepped, 3, 1)[:, 0]
+
+    assert torch.equal(stepper.step(x_BD, range(3)), build_stepper(stepped, other).step(x_BD, range(3)))
 
 
 @needs_kernels
@@ -157,7 +184,7 @@ def test_a_token_outside_of_the_vocabulary_fails_before_any_state_has_changed(ce
 
 
 @needs_kernels
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", "int8", BF16])
 def test_what_is_not_finite_comes_out_as_such(precision):
     """The engine answers such a step with an error; an 8-bit step that made a number of it would hide it."""
     for cell in ("rnn", "gru", "lstm"):

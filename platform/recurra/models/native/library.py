@@ -5,9 +5,12 @@ Nothing here is needed for right results: without a compiler every core runs on 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import mmap
 import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -21,6 +24,9 @@ SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 """Types that the kernels compute in, and how the names of their functions end."""
 LEVELS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 """What torch finds the CPU to be -> the instruction set to build for; other CPUs get the compiler's default."""
+
+HUGE_PAGE = 2 << 20
+"""Bytes."""
 
 
 @functools.cache
@@ -72,9 +78,19 @@ def packed(matrix: Tensor) -> Tensor:
 
 
 def aligned(size: int) -> Tensor:
-    """Bytes that begin where a line of the cache begins: a load across two lines costs twice as much."""
-    room = torch.empty(size + 64, dtype=torch.uint8)
-    start = -room.data_ptr() % 64
+    """Bytes that begin where a line of the cache begins: a load across two lines costs twice as much.
+
+    Large ones lie in huge pages where the system has them: a step that runs through a matrix in pages of 4 KiB spends a
+    seventh of its time looking up where these are.
+    """
+    if sys.platform == "linux" and size >= HUGE_PAGE // 2:
+        memory, boundary = mmap.mmap(-1, size + HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), HUGE_PAGE
+        with contextlib.suppress(OSError):  # a kernel may be built without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        room = torch.frombuffer(memory, dtype=torch.uint8)
+    else:
+        room, boundary = torch.empty(size + 64, dtype=torch.uint8), 64
+    start = -room.data_ptr() % boundary
     return room[start : start + size]
 
 

@@ -23,33 +23,48 @@ inline void packed_block(Index depth, const T* A, Index lda, const T* W, T* C, I
         for (int v = 0; v < vectors; ++v) *reinterpret_cast<V*>(C + r * ldc + v * lanes) = acc[r][v];
 }
 
-// Several panels at once where there are few rows: a sum must not wait for its predecessor.
+// Calls `block(first, count)` for panels from `first` on, `together` of them at once while there are so many.
+template <class Block>
+inline void each_block(Index panels, Index together, bool backwards, Block block) {
+    const Index whole = panels / together, blocks = whole + panels % together;
+    for (Index step = 0; step < blocks; ++step) {
+        const Index b = backwards ? blocks - 1 - step : step;
+        block(b < whole ? b * together : whole * together + b - whole, b < whole ? together : 1);
+    }
+}
+
+// As many panels at once as registers have room for: a sum must not wait for its predecessor, and a number of A that was
+// fetched is used for all of them.
 template <class T, int rows>
-void packed_rows(Index panels, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add) {
-    constexpr int together = rows == 1 ? 4 : rows == 2 || (rows == 3 && vector_bytes == 64) ? 2 : 1;
+void packed_rows(Index panels, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add, bool backwards) {
+    constexpr int together = rows == 1 ? 4 : rows == 2 || vector_bytes == 64 ? 2 : 1;
     constexpr Index width = panel_width<T>;
-    Index p = 0;
-    for (; p + together <= panels; p += together)
-        packed_block<T, rows, together>(depth, A, lda, W + p * width * depth, C + p * width, ldc, add);
-    for (; p < panels; ++p) packed_block<T, rows, 1>(depth, A, lda, W + p * width * depth, C + p * width, ldc, add);
+    each_block(panels, together, backwards, [&](Index p, Index count) {
+        const T* w = W + p * width * depth;
+        if (count == together) packed_block<T, rows, together>(depth, A, lda, w, C + p * width, ldc, add);
+        else packed_block<T, rows, 1>(depth, A, lda, w, C + p * width, ldc, add);
+    });
 }
 
 template <class T>
-void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add) {
-    using Rows = void (*)(Index, Index, const T*, Index, const T*, T*, Index, bool);
-    constexpr Rows by_count[] = {packed_rows<T, 1>, packed_rows<T, 2>, packed_rows<T, 3>, packed_rows<T, 4>,
-                                 packed_rows<T, 5>, packed_rows<T, 6>, packed_rows<T, 7>, packed_rows<T, 8>};
-    constexpr Index width = panel_width<T>, many = vector_bytes == 64 ? 8 : 4;  // as many rows as registers have room for
+void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add,
+                    bool backwards) {
+    using Rows = void (*)(Index, Index, const T*, Index, const T*, T*, Index, bool, bool);
+    constexpr Rows by_count[] = {packed_rows<T, 1>, packed_rows<T, 2>, packed_rows<T, 3>,
+                                 packed_rows<T, 4>, packed_rows<T, 5>, packed_rows<T, 6>};
+    constexpr Index width = panel_width<T>, many = vector_bytes == 64 ? 6 : 4;
     const Index panels = padded<T>(n) / width, blocks = (m + many - 1) / many;
-    if (blocks == 1) return by_count[m - 1](panels, depth, A, lda, W, C, ldc, add);
-    for (Index p = 0; p < panels; ++p)
+    if (blocks == 1) return by_count[m - 1](panels, depth, A, lda, W, C, ldc, add, backwards);
+    each_block(panels, vector_bytes == 64 ? 2 : 1, backwards, [&](Index p, Index count_p) {
         for (Index b = 0; b < blocks; ++b) {  // of about the same size: one of a single row is half idle
             const Index r = m * b / blocks, count = m * (b + 1) / blocks - r;
-            by_count[count - 1](1, depth, A + r * lda, lda, W + p * width * depth, C + r * ldc + p * width, ldc, add);
+            const T* w = W + p * width * depth;
+            by_count[count - 1](count_p, depth, A + r * lda, lda, w, C + r * ldc + p * width, ldc, add, false);
         }
+    });
 }
 
-template void packed_product(Index, Index, Index, const float*, Index, const float*, float*, Index, bool);
-template void packed_product(Index, Index, Index, const double*, Index, const double*, double*, Index, bool);
+template void packed_product(Index, Index, Index, const float*, Index, const float*, float*, Index, bool, bool);
+template void packed_product(Index, Index, Index, const double*, Index, const double*, double*, Index, bool, bool);
 
 }  // namespace recurra

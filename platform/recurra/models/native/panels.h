@@ -43,8 +43,10 @@ void pack(Index n, Index depth, const T* W, Index across, Index along, T* out) {
 }
 
 // C[m, padded(n)] (+)= A[m, depth] W[n, depth]^T with a packed W; what C has beyond n becomes 0 or stays. (In panels.cpp, for
-// float and double: the compiler takes seconds for it.)
+// float and double: the compiler takes seconds for it.) `backwards`: from the last panel to the first, for who comes with the
+// same matrix again and again: what is left of it in the cache is then used first.
 template <class T>
-void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add);
+void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add,
+                    bool backwards = false);
 
 }  // namespace recurra

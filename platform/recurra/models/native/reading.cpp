@@ -78,7 +78,7 @@ class Readers {
         }
         store();
         if (every) return;
-        const Outputs outputs(s, rows, workspace + at.ends, workspace + at.raw);
+        const Outputs outputs = told(rows, workspace + at.ends);
         for (Index r = 0; r < rows; ++r) outputs.copy(r, readers[r].out);
     }
 
@@ -135,9 +135,14 @@ class Readers {
         }
     }
 
+    Outputs told(Index m, const float* y) const {
+        if (s.head.n) product(m, y, s.head, workspace + at.raw);
+        return {s, y, workspace + at.raw};
+    }
+
     void tell_block() {
         const Index K = s.output_width();
-        const Outputs outputs(s, total, workspace + at.values, workspace + at.raw);
+        const Outputs outputs = told(total, workspace + at.values);
         for (Index t = 0; t < steps; ++t)
             for (Index r = 0; r < active[t]; ++r)
                 outputs.copy(place[t] + r, readers[r].out + (begin + t) * K);

@@ -1,24 +1,15 @@
-// A stack of Elman, GRU or LSTM layers with the embedding before and the output layer behind it, its matrices packed: in
-// float, or 8-bit integers. What single steps (stepping.cpp) and whole sequences (reading.cpp) have in common.
+// A stack of Elman, GRU or LSTM layers with the embedding before and the output layer behind it, its matrices packed. What single steps (stepping.cpp) and whole sequences (reading.cpp) have in common.
 //
 // Rows do not depend on their batch: every sum is taken in the same order whatever the number of rows.
 #pragma once
 
 #include "cells.h"
+#include "narrow.h"
 #include "panels.h"
-#include "quantised.h"
 
 namespace recurra {
 
-constexpr Index chunk = 64;  // rows that run through all weights together
-
-// W[n, depth], packed; mirrored by `_Matrix` in stepping.py.
-struct Matrix {
-    Index n, depth;
-    const void* values;
-    const float* scales;        // null: float
-    const std::int32_t* sums;
-};
+constexpr Index chunk = narrow_rows;  // rows that run through all weights together
 
 struct StepLayer {
     Cell<float> cell;
@@ -39,7 +30,13 @@ struct Step {
     Matrix head;              // n 0: outputs are those of the last layer
     const float* head_bias;
     float* workspace;
+    Index turns;              // steps so far: every other one runs backwards through the matrices
+    Index batch;              // of the next step
+    const void* inputs;       // [batch, features], or [batch] tokens
+    const Index* rows;        // [batch]
+    float* out;               // [batch, K]
 
+    bool backwards() const { return turns & 1; }
     Index widest() const {
         Index size = features;
         for (Index l = 0; l < count; ++l) size = size > layers[l].cell.hidden ? size : layers[l].cell.hidden;
@@ -81,35 +78,10 @@ class Places {
     }
 };
 
-// Where a product with 8-bit integers keeps its rows: at most `chunk` of them.
-struct Quantised {
-    float* units;  // what the units of a row are worth; the rows themselves lie behind them
-    std::int32_t* sums;
-};
-
 // C[m, padded(n)] = A[m, depth] W^T for a matrix of floats.
-inline void product(Index m, const float* A, const Matrix& W, float* C) {
-    packed_product(m, W.n, W.depth, A, W.depth, static_cast<const float*>(W.values), C, padded<float>(W.n), false);
-}
-
-// The same for a matrix of integers, and at most `chunk` rows.
-inline void integer_product(Index m, const float* A, const Matrix& W, float* C, const Quantised& room) {
-    const Index ldc = padded<float>(W.n), lda = quads(W.depth) * quad;
-    std::uint8_t* rows = reinterpret_cast<std::uint8_t*>(room.units + chunk);
-    for (Index r = 0; r < m; ++r) room.units[r] = quantise(A + r * W.depth, W.depth, rows + r * lda);
-    for (Index j = 0; j < W.n; j += integer_panel) {
-        const std::int8_t* panel = static_cast<const std::int8_t*>(W.values) + j * lda;
-        integer_panel_product(m, quads(W.depth), rows, lda, panel, room.sums, integer_panel);
-        const Index count = W.n - j < integer_panel ? W.n - j : integer_panel;
-        for (Index r = 0; r < m; ++r) {
-            float* c = C + r * ldc + j;
-            const std::int32_t* sum = room.sums + r * integer_panel;
-            const float unit = room.units[r];
-#pragma omp simd
-            for (Index i = 0; i < count; ++i)
-                c[i] = static_cast<float>(sum[i] - 128 * W.sums[j + i]) * (unit * W.scales[j + i]);
-        }
-    }
+inline void product(Index m, const float* A, const Matrix& W, float* C, bool backwards = false) {
+    const float* values = static_cast<const float*>(W.values);
+    packed_product(m, W.n, W.depth, A, W.depth, values, C, padded<float>(W.n), false, backwards);
 }
 
 // What a layer adds to the product [m, padded(G)] of its inputs: their share of the pre-activations is then complete.
@@ -129,15 +101,13 @@ inline void shift_share(const StepLayer& layer, Index m, float* projected) {
     }
 }
 
-// Outputs of `m` rows of the last layer; `logits` has room for [m, padded(K)].
+// What the last layer's rows, or their products with the head, say.
 class Outputs {
     const Step& s;
     const float* rows;
 
    public:
-    Outputs(const Step& s, Index m, const float* y, float* logits) : s(s), rows(s.head.n ? logits : y) {
-        if (s.head.n) product(m, y, s.head, logits);
-    }
+    Outputs(const Step& s, const float* y, const float* logits) : s(s), rows(s.head.n ? logits : y) {}
 
     void copy(Index row, float* out) const {
         const Index K = s.output_width();
@@ -146,6 +116,7 @@ class Outputs {
             return;
         }
         const float* own = rows + row * padded<float>(K);
+#pragma omp simd
         for (Index i = 0; i < K; ++i) out[i] = own[i] + s.head_bias[i];
     }
 };

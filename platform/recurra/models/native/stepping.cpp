@@ -4,7 +4,7 @@
 namespace recurra {
 
 struct StepSpace {
-    Index input, projected, raw, tape, integers, sums, size;
+    Index input, projected, raw, tape, narrow, size;
 
     explicit StepSpace(const Step& s) {
         Places places;
@@ -13,16 +13,15 @@ struct StepSpace {
         projected = places.take(chunk * gates);
         raw = places.take(chunk * gates);
         tape = places.take(s.tape());
-        integers = places.take(chunk * (quads(widest) + 1));  // quantised rows, and what their units are worth
-        sums = places.take(chunk * integer_panel);
+        narrow = places.take(narrow_room(widest));
         size = places.size;
     }
-
 };
 
+// C[m, padded(n)] = A[m, depth] W^T. Every other step begins with what the one before has left in the cache.
 inline void times(const Step& s, const StepSpace& at, Index m, const float* A, const Matrix& W, float* C) {
-    if (!W.scales) return product(m, A, W, C);
-    integer_product(m, A, W, C, {s.workspace + at.integers, reinterpret_cast<std::int32_t*>(s.workspace + at.sums)});
+    if (W.format == floats) return product(m, A, W, C, s.backwards());
+    narrow_product(m, A, W, C, padded<float>(W.n), s.workspace + at.narrow, s.backwards());
 }
 
 // One layer for some rows; `input` becomes its output. `tokens` are given where the table has the inputs' share.
@@ -33,11 +32,12 @@ inline void step_layer(const Step& s, const StepSpace& at, const StepLayer& laye
     float *input = s.workspace + at.input, *projected = s.workspace + at.projected, *raw = s.workspace + at.raw;
     float* last = input + chunk * (D > H ? D : H);
     for (Index r = 0; r < m; ++r) std::memcpy(last + r * H, layer.h + rows[r] * layer.stride_h, H * sizeof(float));
+    if (s.backwards()) times(s, at, m, last, layer.of_output, raw);
     if (!tokens) {
         times(s, at, m, input, layer.of_input, projected);
         shift_share(layer, m, projected);
     }
-    times(s, at, m, last, layer.of_output, raw);
+    if (!s.backwards()) times(s, at, m, last, layer.of_output, raw);
     if (layer.residual) std::memcpy(last, input, m * D * sizeof(float));  // residual layers are as wide as their input
     for (Index r = 0; r < m; ++r) {
         const float* own = tokens ? s.table + tokens[r] * wide : projected + r * wide;
@@ -59,7 +59,8 @@ inline void step_rows(const Step& s, const StepSpace& at, Index m, const Index* 
     }
     for (Index l = 0; l < s.count; ++l)
         step_layer(s, at, s.layers[l], m, rows, l == 0 && s.table ? tokens : nullptr);
-    const Outputs outputs(s, m, input, s.workspace + at.raw);
+    if (s.head.n) times(s, at, m, input, s.head, s.workspace + at.raw);
+    const Outputs outputs(s, input, s.workspace + at.raw);
     for (Index r = 0; r < m; ++r) outputs.copy(r, out + r * s.output_width());
 }
 
@@ -73,13 +74,6 @@ using recurra::Index;
 Index recurra_packed_size(Index n, Index depth) { return recurra::packed_size<float>(n, depth); }
 void recurra_pack_f32(Index n, Index depth, const float* W, float* out) {
     recurra::pack(n, depth, W, depth, Index(1), out);
-}
-
-// Bytes of the matrix of integers; columns that have a scale and a sum; and all of them.
-Index recurra_integers_size(Index n, Index depth) { return recurra::integer_size(n, depth); }
-Index recurra_integers_columns(Index n) { return recurra::integer_columns(n); }
-void recurra_pack_integers(Index n, Index depth, const float* W, std::int8_t* out, float* scales, std::int32_t* sums) {
-    recurra::pack_integers(n, depth, W, out, scales, sums);
 }
 
 Index recurra_step_workspace_size(const recurra::Step* s) { return recurra::StepSpace(*s).size; }
@@ -99,18 +93,19 @@ void recurra_fill_table(const recurra::Step* s, float* table) {
     }
 }
 
-// Outputs [batch, K]. Returns how many rows or tokens do not exist: then nothing was done.
-Index recurra_step(const recurra::Step* s, Index batch, const Index* rows, const void* inputs, float* out) {
+// One step of `s->batch` rows. Returns how many rows or tokens do not exist: then nothing was done.
+Index recurra_step(recurra::Step* s) {
     const recurra::FlushTinyNumbers flush;
-    Index strangers = s->tokens ? s->strangers(batch, static_cast<const Index*>(inputs)) : 0;
-    for (Index b = 0; b < batch; ++b) strangers += rows[b] < 0 || rows[b] >= s->slots;
+    const Index batch = s->batch;
+    Index strangers = s->tokens ? s->strangers(batch, static_cast<const Index*>(s->inputs)) : 0;
+    for (Index b = 0; b < batch; ++b) strangers += s->rows[b] < 0 || s->rows[b] >= s->slots;
     if (strangers) return strangers;
     const recurra::StepSpace at(*s);
     const Index input_bytes = s->tokens ? sizeof(Index) : s->features * sizeof(float);
-    for (Index b = 0; b < batch; b += recurra::chunk) {
+    for (Index b = 0; b < batch; b += recurra::chunk, ++s->turns) {
         const Index m = batch - b < recurra::chunk ? batch - b : recurra::chunk;
-        const char* from = static_cast<const char*>(inputs) + b * input_bytes;
-        recurra::step_rows(*s, at, m, rows + b, from, out + b * s->output_width());
+        const char* from = static_cast<const char*>(s->inputs) + b * input_bytes;
+        recurra::step_rows(*s, at, m, s->rows + b, from, s->out + b * s->output_width());
     }
     return 0;
 }

@@ -1,3 +1,5 @@
+import ctypes
+
 import pytest
 import torch
 
@@ -16,6 +18,15 @@ def instruction_set(request):
         forget()
         yield request.param
     forget()
+
+
+@pytest.fixture(params=range(3), ids=["alone", "dots", "tiles"])
+def extensions(request):
+    """Number of the highest instructions beyond the set that products may use, as `Extension` in extensions.h."""
+    limit = library.function("recurra_limit_extensions")
+    limit(ctypes.c_int64(request.param))
+    yield request.param
+    limit(ctypes.c_int64(2))
 
 
 def forget():
