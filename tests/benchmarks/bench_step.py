@@ -1,7 +1,7 @@
 """One step of a stream, and training where torch has no fused path: ours beside torch's and ONNX Runtime's.
 
 Same weights, one thread, turn by turn, warm; each figure is the median over the turns of their time over ours, so a number
-above 1 says that ours is faster. Inputs are as wide as the layers. ONNX Runtime is given its best way to be called, bound
+above 1 says that ours is faster. With --busy, on a machine that has other work: the least CPU time of all turns in place of medians. Inputs are as wide as the layers. ONNX Runtime is given its best way to be called, bound
 buffers. The last line is JSON.
 """
 
@@ -24,7 +24,7 @@ from torch import nn
 
 from recurra.models.config import ModelConfig, RegularisationConfig
 from recurra.models.native.library import kernels
-from recurra.models.native.stepping import Ends, StackInPlace
+from recurra.models.native.stepping import Ends, StackInPlace, extension
 from recurra.models.recurrent import RecurrentStack
 from recurra.models.stepper import stack_layers
 
@@ -122,7 +122,7 @@ def cell_step(module, cell, size, layers, x_BD, *, compiled):
     return run
 
 
-def our_step(module, cell, size, layers, x_BD, *, integers):
+def our_step(module, cell, size, layers, x_BD, *, precision):
     stack = RecurrentStack(ModelConfig(cell=cell, hidden_size=size, layers=layers), size)
     with torch.no_grad():
         for layer in range(layers):
@@ -130,7 +130,7 @@ def our_step(module, cell, size, layers, x_BD, *, integers):
                 getattr(stack.cell(str(layer)), name).copy_(getattr(module, f"{name}_l{layer}"))
     state = {name: value.clone() for name, value in stack.zero_state(len(x_BD)).items()}
     step, rows = (
-        StackInPlace(stack_layers(stack, state), Ends(), precision="int8" if integers else "float32"),
+        StackInPlace(stack_layers(stack, state), Ends(), precision=precision),
         list(range(len(x_BD))),
     )
     return lambda: step(x_BD, rows)
@@ -142,7 +142,9 @@ def contenders(cell, size, layers, batch, folder):
     module, x_BD = MODULES[cell](size, size, layers).eval(), torch.randn(batch, size)
     file = onnx_file(module, cell, size, layers, folder)
     whole = (module, cell, size, layers, x_BD)
-    runs = {"ours": our_step(*whole, integers=False), "ours_int8": our_step(*whole, integers=True)}
+    runs = {"ours": our_step(*whole, precision="float32"), "ours_int8": our_step(*whole, precision="int8")}
+    if extension("bf16"):
+        runs["ours_bf16"] = our_step(*whole, precision="bf16")
     runs["torch"] = torch_step(module, x_BD)
     runs["cells"] = cell_step(*whole, compiled=False)
     if (cell, size, layers, batch) in COMPILED:
@@ -173,27 +175,33 @@ def training(module, x_BTD):
     return run
 
 
-def compare(runs, turns, least_s):
-    """Medians in microseconds, and of each contender's time over ours in the same turn."""
+def compare(runs, turns, least_s, busy):
+    """Medians in microseconds, and of each contender's time over ours in the same turn; or the least of each."""
+    clock = time.process_time if busy else time.perf_counter
     calls = {}
     for name, run in runs.items():
         run(), run()
-        begin = time.perf_counter()
+        begin = clock()
         run()
-        calls[name] = max(1, int(least_s / (time.perf_counter() - begin)))
+        calls[name] = max(1, int(least_s / (clock() - begin)))
     times = {name: [] for name in runs}
     for _ in range(turns):
         for name, run in runs.items():
             run()
-            begin = time.perf_counter()
+            begin = clock()
             for _ in range(calls[name]):
                 run()
-            times[name].append((time.perf_counter() - begin) / calls[name])
+            times[name].append((clock() - begin) / calls[name])
+    if busy:
+        least = {name: min(own) for name, own in times.items()}
+        return {
+            name: round(own * 1e6, 1) for name, own in least.items()
+        }, lambda theirs, ours: least[theirs] / least[ours]
     us = {name: round(statistics.median(own) * 1e6, 1) for name, own in times.items()}
     return us, lambda theirs, ours: statistics.median(a / b for a, b in zip(times[theirs], times[ours], strict=True))
 
 
-def stepping(result, folder, turns):
+def stepping(result, folder, turns, busy):
     for cell, size, layers, batch in [
         (cell, size, layers, batch)
         for cell in ("lstm", "gru")
@@ -203,7 +211,7 @@ def stepping(result, folder, turns):
     ]:
         runs = contenders(cell, size, layers, batch, folder)
         with torch.inference_mode():
-            us, over = compare(runs, turns, 2e-3)
+            us, over = compare(runs, turns, 2e-3, busy)
         print(f"{cell} {size} x {layers}, batch {batch}, us a step: {us}", flush=True)
         if layers > 1:
             continue
@@ -212,11 +220,13 @@ def stepping(result, folder, turns):
             if cell == "lstm":
                 result[f"{cell}{size}_int8_over_ort_int8"] = over("ort_int8", "ours_int8")
         else:
+            if cell == "lstm":
+                result[f"{cell}{size}_int8_b64_over_ort_int8"] = over("ort_int8", "ours_int8")
             exact = [name for name in us if not name.startswith("ours") and not name.endswith("int8")]
             result[f"{cell}{size}_b64_over_best"] = over(min(exact, key=us.get), "ours")
 
 
-def trainings(result, turns):
+def trainings(result, turns, busy):
     regularised = {"layer_norm": True, "regularisation": RegularisationConfig(zoneout=0.1, weight_drop=0.3)}
     for size, steps, batch in ((256, 100, 1), (256, 100, 32), (128, 50, 1), (128, 50, 32)):
         x_BTD, runs = torch.randn(batch, steps, size), {}
@@ -225,7 +235,7 @@ def trainings(result, turns):
             runs[cell] = training(RecurrentStack(ModelConfig(cell=cell, hidden_size=size), size), x_BTD)
         config = ModelConfig(cell="lstm", hidden_size=size, **regularised)
         runs["regularised"] = training(RecurrentStack(config, size), x_BTD)
-        us, over = compare(runs, turns, 10e-3)
+        us, over = compare(runs, turns, 10e-3, busy)
         print(f"training, {size} units, {steps} steps, batch {batch}, us a pass: {us}", flush=True)
         ending = "" if (size, steps) == (256, 100) else f"_{size}"
         if batch == 1:
@@ -239,13 +249,17 @@ def trainings(result, turns):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--busy", action="store_true", help="compare the least CPU time: this machine has other work")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("kernels:", "native" if kernels() else "torch's operations", torch.backends.cpu.get_cpu_capability())
+    print(
+        "8-bit steps:", extension("int8") or "no instructions of their own", "- bfloat16:", extension("bf16") or "none"
+    )
     result = {"bench": "step"}
     with tempfile.TemporaryDirectory() as folder:
-        stepping(result, Path(folder), options.turns)
-    trainings(result, options.turns)
+        stepping(result, Path(folder), options.turns, options.busy)
+    trainings(result, options.turns, options.busy)
     print(json.dumps({name: value if isinstance(value, str) else round(value, 2) for name, value in result.items()}))
 
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra.errors import RequestError
+from recurra.models.native.stepping import Precision
 from recurra.models.reader import build_reader
 from recurra.models.sequence import Model
-from recurra.models.stepper import Precision, build_stepper
+from recurra.models.stepper import build_stepper
 from recurra.serving.slots import Slots
 from recurra.serving.work import Sequence
 
