@@ -121,7 +121,7 @@ class ServeConfig(Section):
     step_precision: Literal["float32", "int8", "bf16"] = "float32"
     """int8: step rnn, gru and lstm layers on a CPU with 8-bit matrices: three to five times faster, and off by about 1 % of the
     outputs' range. bf16: these and the output layer in bfloat16, on CPUs with AMX or AVX512-BF16 (others step in float32 and
-    say so): two to four times faster, and nearer. Whole inputs are read in the model's own precision all the same."""
+    say so): two to four times faster, and off by half of that. Whole inputs are read in the model's own precision all the same."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)
     threads: int | None = Field(default=None, ge=1)
