@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +26,14 @@ from recurra.data.vocabulary import ByteVocabulary
 from recurra.data.write import DatasetWriter
 from recurra.telemetry.metrics import Metrics
 from recurra.training.callbacks.base import Callback
-from recurra.training.ranks import SingleRank, join_group
+from recurra.training.ranks import SingleRank
 from recurra.training.run import Origin, TrainRun
 from recurra.training.step import StepResult
 from recurra.training.trainer import Due, Trainer
 from recurra.training.work import Surroundings, work
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from rendezvous import meet, start_ranks
 
 ROUNDS = 5
 STEPS = 50
@@ -114,34 +115,18 @@ def ours(run: TrainRun) -> float:
 
 def on_workers(base: str, name: str, size: int) -> float:
     """Seconds a step on so many processes with a thread each."""
-    command = [sys.executable, __file__, "worker", base, name, str(size)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    workers = [
-        subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True, env=environment)
-        for rank in range(size)
-    ]
+    place = Path(base.removeprefix("file://"), f"address-{name}")
+    workers = start_ranks(size, [__file__], place, "worker", base, name)
     said = [worker.communicate(timeout=240)[0] for worker in workers]
     if any(worker.returncode for worker in workers):
         raise SystemExit(f"A worker of {name} failed.")
     return float(json.loads(said[0].splitlines()[-1])["step_s"])
 
 
-def worker(base: str, name: str, size: int, rank: int) -> None:
-    address = Path(base.removeprefix("file://"), f"address-{name}")
-
-    def agree(own: tuple[str, int] | None) -> tuple[str, int]:
-        if own is not None:
-            address.with_suffix(".new").write_text(json.dumps(own))
-            address.with_suffix(".new").replace(address)
-            return own
-        while not address.is_file():
-            time.sleep(0.05)
-        host, port = json.loads(address.read_text())
-        return host, port
-
-    join_group(rank, size, host="127.0.0.1", gpu=False, agree=agree)
+def worker() -> None:
+    ranks, (_, base, name) = meet()
     clock = Clock()
-    work(make_run(base, name), Surroundings(emit=lambda event: None, callbacks=[clock]))
+    work(make_run(base, name), Surroundings(emit=lambda event: None, callbacks=[clock], ranks=ranks))
     print(json.dumps({"step_s": clock.step_s}))
 
 
@@ -203,7 +188,7 @@ def measure_peers(rounds: int, venvs: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["worker"]:
-        worker(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    if sys.argv[4:5] == ["worker"]:
+        worker()
     else:
         main()

@@ -202,14 +202,16 @@ def _worker_bytes(run: TrainRun, model: Model, steps: int) -> int:
     """Weights, gradients, optimizer and activations of one worker: an estimate, on the safe side of a factor of two."""
     config = run.model
     weights = sum(weight.numel() for weight in model.parameters()) * 4
-    copies = 2 + {"adamw": 2, "sgd": 1, "rmsprop": 3}[run.train.optimizer] + (1 if run.train.ema else 0)
+    copies: float = 2 + {"adamw": 2, "sgd": 1, "rmsprop": 3}[run.train.optimizer] + (1 if run.train.ema else 0)
+    if run.train.parallel == "fsdp" and run.train.worker_range[0] > 1:
+        copies = 2 + copies / run.train.worker_range[0]  # weights and gradients are whole during an update
     rows = run.train.global_batch.sequences or (run.train.global_batch.tokens or 1) // max(1, steps) or 1
     rows_here = -(-rows // (run.train.worker_range[0] * run.train.accumulate))
     units = config.hidden_size * (_GATES[config.cell] + 2) * config.layers * (2 if config.bidirectional else 1)
     if config.cell == "ntm":
         units += 4 * config.ntm.memory_rows * config.ntm.memory_width
     outputs = 3 * model.shape.output_size if model.shape.per_step else 0
-    return weights * copies + rows_here * steps * (units + outputs) * 4 + run.data.prefetch_bytes
+    return int(weights * copies) + rows_here * steps * (units + outputs) * 4 + run.data.prefetch_bytes
 
 
 def _check_workers(plan: Plan, run: TrainRun, resources: Resources | None) -> None:

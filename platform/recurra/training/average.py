@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class WeightAverage:
-    """Follows the parameters of a model with a given decay."""
+    """Follows the parameters of a model, by name, with a given decay."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self._decay = decay
-        self._parameters = dict(model.named_parameters())
+        self._parameters = dict(parameters)
         self.values: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._parameters.items()}
 
     @torch.no_grad()

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from recurra.errors import ConflictError, IntegrityError, NotFoundError, TrainingError
@@ -37,6 +39,8 @@ SETTLE_S = 60.0
 """How long a run that fails waits for a checkpoint that is in flight: as long as the store's own deadline."""
 _MANIFEST = "manifest.json"
 _SET_ASIDE = "damaged.json"
+_ROW = "@"
+"""Between the name of a tensor that lies in several files, and the number of the first row there."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Loaded:
     step: int
     progress: dict[str, Any]
     tensors: dict[str, Tensor]
-    """What is the same on all ranks."""
+    """What is the same on all ranks, and what was spread over them."""
     own: list[dict[str, Tensor]]
     """What each rank of the run that wrote it had for itself; ranks that wrote nothing at all are left out."""
 
@@ -108,6 +112,7 @@ class Checkpoints:
         tensors: dict[str, Tensor],
         own: dict[str, Tensor],
         *,
+        rows: Mapping[str, tuple[int, Tensor]] = MappingProxyType({}),
         before_commit: Callable[[], None] = _nothing,
         after_commit: Callable[[], None] = _nothing,
     ) -> float:
@@ -118,6 +123,7 @@ class Checkpoints:
             progress: JSON, the same on all ranks; not changed afterwards.
             tensors: The same names, and values, on all ranks; each rank writes its share of them.
             own: What this rank alone has.
+            rows: This rank's rows of tensors that are spread over the ranks, each behind the number of the first.
             before_commit: Called by rank 0's thread when all files are there.
             after_commit: Called by rank 0's thread when the checkpoint is durable.
 
@@ -132,6 +138,7 @@ class Checkpoints:
         self.wait()
         side = self._meet_aside()
         named = {f"all.{name}": value for name, value in share_of(tensors, self._ranks).items()}
+        named |= {f"all.{name}{_ROW}{start}": value for name, (start, value) in rows.items()}
         copy = self._copy.take({**named, **{f"own.{name}": value for name, value in own.items()}})
         blocked_s = time.perf_counter() - decided_s
         decision = _Decision(step, progress, copy, before_commit, after_commit, decided_s, blocked_s)
@@ -198,7 +205,7 @@ class Checkpoints:
             for name, value in safetensors.torch.load(self._read(step, file)).items():
                 place = tensors if name.startswith("all.") else mine
                 place[name.partition(".")[2]] = value
-        return Loaded(step, manifest.progress, tensors, list(own.values()))
+        return Loaded(step, manifest.progress, _put_together(tensors), list(own.values()))
 
     def prune(self, keep: int, best: int | None) -> None:
         """Delete all but the newest `keep` checkpoints and the best one, and what was never committed before them.
@@ -289,6 +296,19 @@ class Checkpoints:
         """Rename the manifest of a damaged checkpoint: the run will come by this step again and commit it anew."""
         self._store.write(f"{step:08d}/{_SET_ASIDE}", self._store.read(f"{step:08d}/{_MANIFEST}"))
         self._store.delete(f"{step:08d}/{_MANIFEST}")
+
+
+def _put_together(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of one tensor, which are taken out of the files one by one, behind each other."""
+    whole: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
+    for key, value in tensors.items():
+        name, spread, start = key.partition(_ROW)
+        if spread:
+            parts.setdefault(name, {})[int(start)] = value
+        else:
+            whole[name] = value
+    return whole | {name: torch.cat([rows[start] for start in sorted(rows)]) for name, rows in parts.items()}
 
 
 def _committed(keys: list[str]) -> list[int]:

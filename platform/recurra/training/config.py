@@ -129,6 +129,9 @@ class TrainConfig(Section):
     """Training processes: a number, or [min, max] to grow and shrink with the cluster."""
     gpu: Literal["auto"] | bool = "auto"
     """One GPU for each worker: true, false, or auto (true when the cluster has enough of them)."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What each of several workers holds: ddp = all weights with their optimizer state; fsdp = its rows of them (fully
+    sharded data parallelism), gathered for each update: for embeddings that are too large for one worker."""
     threads: int = Field(default=1, ge=1, le=256)
     """CPU threads, and CPUs reserved, for each worker."""
     global_batch: GlobalBatchConfig = GlobalBatchConfig(sequences=32)
@@ -190,6 +193,11 @@ class TrainConfig(Section):
             raise ValueError(
                 f"train.global_batch.tokens is {tokens}, less than one lane of truncated_bptt = {window} steps. "
                 f"Set it to a multiple of {window}, such as {16 * window}."
+            )
+        if self.parallel == "fsdp" and self.gradient_clip.adaptive is not None:
+            raise ValueError(
+                f"train.gradient_clip.adaptive is {self.gradient_clip.adaptive} with train.parallel = fsdp, where no worker "
+                "has all of a unit's weights. Set gradient_clip.norm or value instead, or parallel to ddp."
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"train.betas is {list(self.betas)}. Write two numbers from 0 to below 1.")

@@ -9,12 +9,13 @@ from typing import Any
 
 from recurra.config.load import dump
 from recurra.errors import NotFoundError
-from recurra.models.sequence import SequenceModel
+from recurra.models.sequence import Model, SequenceModel
 from recurra.models.weights import save_weights
 from recurra.registry.bundle import BundleParts
 from recurra.registry.card import card_of
 from recurra.registry.registry import Registry
 from recurra.storage.store import Store
+from recurra.tasks.base import Task
 from recurra.training.evaluation import Evaluation
 from recurra.training.events import RunEvent
 from recurra.training.reach import measure_reach
@@ -40,11 +41,25 @@ def finish(
     if step != trainer.progress.step:
         trainer.load_weights(step)
     evaluation = _whole_evaluation(trainer, step, emit)
-    if trainer.ranks.rank:
-        return None
-    _keep_reach(trainer, store)
+    with trainer.update.published() as model:
+        if trainer.ranks.rank:
+            return None
+        return _leave(run, trainer, model, store, (reason, step, evaluation), emit)
+
+
+def _leave(
+    run: TrainRun,
+    trainer: Trainer,
+    model: Model,
+    store: Store,
+    found: tuple[str, int, Evaluation],
+    emit: Callable[[RunEvent], None],
+) -> RunResult:
+    """What a run that is over has in the store, and in the registry; `model` is the best one."""
+    reason, step, evaluation = found
+    _keep_reach(trainer, model, store)
     store.write(SAMPLES, json.dumps(evaluation.samples, indent=1).encode())
-    if heads := _heads(trainer):
+    if heads := _heads(trainer, model):
         store.write(HEADS, json.dumps(heads, separators=(",", ":")).encode())
     result = RunResult(
         name=run.name,
@@ -58,7 +73,7 @@ def finish(
         duration_s=trainer.progress.elapsed_s,
     )
     if run.publish is not None:
-        result = replace(result, published=_publish(run, trainer, store, result))
+        result = replace(result, published=_publish(run, trainer.update.task, model, store, result))
         emit(RunEvent("publish", f"{run.publish.model} {run.publish.alias or ''}".rstrip(), step))
     store.write(RESULT, json.dumps(result.to_json(), indent=1).encode())
     log = read_log(store)
@@ -76,43 +91,39 @@ def _whole_evaluation(trainer: Trainer, step: int, emit: Callable[[RunEvent], No
     return trainer.evaluate(lambda done: None, whole=True)
 
 
-def _heads(trainer: Trainer) -> dict[str, Any] | None:
-    """What the heads of an NTM do on a sequence of the evaluation data, with the weights that are published."""
-    if trainer.evaluation is None or trainer.update.model.config.cell != "ntm":
+def _heads(trainer: Trainer, model: Model) -> dict[str, Any] | None:
+    """What the heads of an NTM do on a sequence of the evaluation data."""
+    if trainer.evaluation is None or model.config.cell != "ntm":
         return None
     batches = trainer.evaluation()
     try:
-        with trainer.update.published_weights():
-            return trace_heads(trainer.update.task, trainer.update.model, batches)
+        return trace_heads(trainer.update.task, model, batches)
     finally:
         batches.close()
 
 
-def _keep_reach(trainer: Trainer, store: Store) -> None:
+def _keep_reach(trainer: Trainer, model: Model, store: Store) -> None:
     """Of the first evaluation batch that has something to say of it; without evaluation data there is none."""
-    model = trainer.update.model
     if trainer.evaluation is None or not isinstance(model, SequenceModel):
         return
     batches = trainer.evaluation()
     try:
-        with trainer.update.published_weights():
-            measured = (measure_reach(trainer.update.task, model, batch) for batch in batches)
-            if (reach := next(filter(None, measured), None)) is not None:
-                store.write(REACH, json.dumps(reach.to_json()).encode())
+        measured = (measure_reach(trainer.update.task, model, batch) for batch in batches)
+        if (reach := next(filter(None, measured), None)) is not None:
+            store.write(REACH, json.dumps(reach.to_json()).encode())
     finally:
         batches.close()
 
 
-def _publish(run: TrainRun, trainer: Trainer, store: Store, result: RunResult) -> dict[str, str]:
+def _publish(run: TrainRun, task: Task, model: Model, store: Store, result: RunResult) -> dict[str, str]:
     """Put the model as it is now into the registry."""
     assert run.publish is not None
-    update = trainer.update
-    task, data = update.task.calibrated(result.metrics), _read(store, DATA)
+    task, data = task.calibrated(result.metrics), _read(store, DATA)
     parts = BundleParts(
         task=task.describe(),
         model=dump(run.model),
-        shape=asdict(update.model.shape),
-        state_spec=update.model.state_spec.to_json(),
+        shape=asdict(model.shape),
+        state_spec=model.state_spec.to_json(),
         metrics=result.metrics,
         data_digest=data["train"]["digest"],
         lineage={
@@ -122,12 +133,14 @@ def _publish(run: TrainRun, trainer: Trainer, store: Store, result: RunResult) -
             "tokens": result.tokens,
             **_read(store, ENVIRONMENT),
         },
-        card=card_of(task, update.model, data, run.train.truncated_bptt),
+        card=card_of(task, model, data, run.train.truncated_bptt),
     )
-    with update.published_weights():
-        weights = save_weights(update.model)
     digest = Registry(run.publish.registry).publish(
-        run.publish.model, parts, weights, run.publish.alias, reason=f"run {run.name}, step {result.best_step}"
+        run.publish.model,
+        parts,
+        save_weights(model),
+        run.publish.alias,
+        reason=f"run {run.name}, step {result.best_step}",
     )
     return {"model": run.publish.model, "digest": digest, "alias": run.publish.alias or ""}
 

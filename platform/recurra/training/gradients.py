@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra.training.config import GradientClipConfig
 from recurra.training.ranks import Ranks
@@ -18,10 +20,17 @@ class FlatGradients:
 
     Behind the gradients the buffer has `tail` slots for sums that travel with them, so that an update costs one
     collective call, however many facts the ranks exchange.
+
+    Args:
+        parameters: By name.
+        tail: Number of slots.
+        spread_over: The ranks, where `parameters` are this rank's rows alone: whoever owns the weights puts the sums of
+            their gradients here, and norms are added up over the ranks. None = each rank has them whole.
     """
 
-    def __init__(self, model: nn.Module, *, tail: int) -> None:
-        named = sorted((name, value) for name, value in model.named_parameters() if value.requires_grad)
+    def __init__(self, parameters: Mapping[str, Tensor], *, tail: int, spread_over: Ranks | None = None) -> None:
+        named = sorted(parameters.items(), key=lambda item: item[0])
+        self._spread_over = spread_over
         sizes = [value.numel() for _, value in named]
         self._size = sum(sizes)
         self._buffer = torch.zeros(self._size + tail, dtype=torch.float32, device=named[0][1].device)
@@ -31,7 +40,8 @@ class FlatGradients:
         self.views: dict[str, Tensor] = {}
         for (name, value), piece in zip(named, torch.split(self.flat, sizes), strict=True):
             self.views[name] = piece.view_as(value)
-            value.grad = self.views[name]
+            if spread_over is None:
+                value.grad = self.views[name]
 
     def clear(self) -> None:
         """Set gradients and tail to zero."""
@@ -39,17 +49,16 @@ class FlatGradients:
 
     def sum_over(self, ranks: Ranks) -> None:
         """Replace gradients and tail by their sums over all ranks."""
-        ranks.sum_in_place(self._buffer)
+        ranks.sum_in_place(self._buffer if self._spread_over is None else self.tail)
 
     def norm(self) -> Tensor:
         """Euclidean norm of all gradients together; a scalar, NaN or infinite when one of them is."""
-        norm: Tensor = torch.linalg.vector_norm(self.flat)
-        return norm
+        return self._over_ranks(torch.linalg.vector_norm(self.flat))
 
     def norms(self) -> dict[str, float]:
         """Euclidean norm of each parameter's gradient."""
-        values = torch._foreach_norm(list(self.views.values()))
-        return dict(zip(self.views, torch.stack(values).tolist(), strict=True))
+        values = self._over_ranks(torch.stack(list(torch._foreach_norm(list(self.views.values())))))
+        return dict(zip(self.views, values.tolist(), strict=True))
 
     def clip(self, config: GradientClipConfig, norm: float) -> None:
         """Limit the gradients: adaptively, then by value, then by norm; `norm` is what `norm()` gave before."""
@@ -61,6 +70,13 @@ class FlatGradients:
             norm = self.norm().item()
         if config.norm is not None and norm > config.norm:
             self.flat.mul_(config.norm / norm)
+
+    def _over_ranks(self, norms: Tensor) -> Tensor:
+        if self._spread_over is None:
+            return norms
+        squares = norms.square()
+        self._spread_over.sum_in_place(squares)
+        return squares.sqrt()
 
     @torch.no_grad()
     def _clip_units(self, share: float) -> None:

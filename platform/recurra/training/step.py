@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -22,6 +23,7 @@ from recurra.training.gradients import FlatGradients
 from recurra.training.lanes import LaneStates
 from recurra.training.optim import Optimizer, learning_rate
 from recurra.training.ranks import Ranks
+from recurra.training.sharding import Shards
 
 _TOTAL, _COUNT, _PADDED, _SAVE, _STOP = range(5)
 """Slots behind the gradients in the buffer that is summed over ranks."""
@@ -76,9 +78,17 @@ class TrainStep:
         self.config = config
         self.ranks = ranks
         self.device = device
-        self.gradients = FlatGradients(model, tail=5)
+        trained = {name for name, value in model.named_parameters() if value.requires_grad}
+        self.shards = Shards(task, self.model, ranks) if config.parallel == "fsdp" and ranks.size > 1 else None
+        self.weights: dict[str, Tensor] = self.shards.weights if self.shards else dict(model.named_parameters())
+        """What this rank holds of each: all of it, or its rows."""
+        self.gradients = FlatGradients(
+            {name: value for name, value in self.weights.items() if name in trained},
+            tail=5,
+            spread_over=ranks if self.shards else None,
+        )
         self.optimizer = Optimizer(self.gradients.parameters, self.gradients.views, config, l2=regularisation.l2)
-        self.average = WeightAverage(model, config.ema) if config.ema is not None else None
+        self.average = WeightAverage(self.weights, config.ema) if config.ema is not None else None
         self.lanes = LaneStates(model, device)
         self._penalty = ActivationPenalty(model, regularisation)
         self._l1 = regularisation.l1
@@ -100,6 +110,8 @@ class TrainStep:
         self.gradients.clear()
         torch.manual_seed(_mix(self.config.seed, step, self.ranks.rank))
         tail = self.gradients.tail
+        if self.shards is not None:
+            self.shards.gather()
         for loss, penalty in self._losses(batch):
             if loss.total.requires_grad:  # not when all rows are filler
                 (loss.total if penalty is None else loss.total + penalty).backward()  # type: ignore[no-untyped-call]
@@ -107,6 +119,8 @@ class TrainStep:
             tail[_COUNT] += loss.count
         tail[_PADDED] = _computed_steps(batch, self.task.lookahead)
         tail[_SAVE], tail[_STOP] = wishes.save, wishes.stop
+        if self.shards is not None:
+            self.shards.move_gradients(self.gradients.views)
         self.gradients.sum_over(self.ranks)
         total, count, padded, save, stop = tail.tolist()
         rate = learning_rate(self.config, step, steps)
@@ -127,15 +141,24 @@ class TrainStep:
             spike=spike,
         )
 
-    def published_weights(self) -> AbstractContextManager[None]:
-        """Inside the block the model holds the weights that are evaluated and published: the average, if there is one."""
-        return self.average.in_place() if self.average is not None else nullcontext()
+    @contextmanager
+    def published(self) -> Iterator[Model]:
+        """A model with the weights that are evaluated and published: the average, if there is one. All ranks enter the
+        block; inside it no rank needs another, and nothing else may use `model`."""
+        if self.shards is not None:
+            yield self.shards.whole_model(self.weights if self.average is None else self.average.values)
+            return
+        with self.average.in_place() if self.average is not None else nullcontext():
+            yield self.model
 
     def _losses(self, batch: Batch) -> Iterator[tuple[Loss, Tensor | None]]:
         """Loss and penalty of each part of this rank's rows; the states of lanes are carried on at the end."""
         state = self.lanes.take(batch.lanes) if batch.lanes is not None else None
         ends: list[State] = []
-        for rows in _parts(len(batch.lengths), self.config.accumulate):
+        parts = _parts(len(batch.lengths), self.config.accumulate)
+        for rows in parts:
+            if self.shards is not None and rows is parts[-1]:
+                self.shards.expect_last()
             start = {name: value[rows] for name, value in state.items()} if state is not None else None
             end, loss, penalty = self._forward(_rows_of(batch, rows), start)
             ends.append(end)
@@ -147,8 +170,13 @@ class TrainStep:
         tensors = self.task.tensors(batch).to(self.device)
         autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast)
         with autocast, self._penalty.watching():
-            outputs, end = self.task.forward(self.model, tensors, state)
-        return end, self.task.loss(outputs.float(), tensors), self._penalty.cost(tensors.lengths, tensors.reset)
+            forward = self.shards.forward if self.shards else partial(self.task.forward, self.model)
+            outputs, end = forward(tensors, state)
+        loss = self.task.loss(outputs.float(), tensors)
+        if self.shards is not None and not loss.total.requires_grad:
+            # The others wait for this rank's gradients, of filler, too: those of a sum of nothing are zero.
+            loss = replace(loss, total=outputs.flatten()[:0].sum().float())
+        return end, loss, self._penalty.cost(tensors.lengths, tensors.reset)
 
     def _average_gradient(self, count: float) -> float:
         """Divide the summed gradients by the global count and add the L1 term; gives their norm."""

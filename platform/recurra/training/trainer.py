@@ -13,7 +13,7 @@ from recurra.training.config import SpikeConfig, TrainConfig
 from recurra.training.evaluation import Evaluation, evaluate
 from recurra.training.progress import Progress
 from recurra.training.ranks import Ranks
-from recurra.training.snapshot import put_snapshot, take_snapshot
+from recurra.training.snapshot import put_snapshot, take_rows, take_snapshot
 from recurra.training.sources import Batches
 from recurra.training.step import StepResult, TrainStep, Wishes
 
@@ -95,8 +95,8 @@ class Trainer:
         batches = self.evaluation()
         limit = None if whole else self.config.evaluate_batches
         try:
-            with self.update.published_weights():
-                found = evaluate(self.update.task, self.update.model, batches, self.ranks, limit=limit, tell=tell)
+            with self.update.published() as model:
+                found = evaluate(self.update.task, model, batches, self.ranks, limit=limit, tell=tell)
         finally:
             batches.close()
         if limit is None:
@@ -121,6 +121,7 @@ class Trainer:
             progress.to_json(),
             take_snapshot(self.update),
             self.update.lanes.tensors(),
+            rows=take_rows(self.update),
             before_commit=before_commit,
             after_commit=lambda: self.checkpoints.prune(keep, best),
         )

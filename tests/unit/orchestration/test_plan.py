@@ -51,6 +51,24 @@ def test_memory_is_that_of_all_workers(base: str) -> None:
     assert "4 workers need about 0.5 GiB, the cluster has 0.4 GiB. Lower train.global_batch" in problem
 
 
+def test_shards_take_less_memory_than_replicas(base: str) -> None:
+    """A large model on four workers: two whole copies during an update, and a quarter of everything else."""
+    held = {
+        kind: make_plan(
+            job(
+                base,
+                model={"hidden_size": 512},
+                train={"workers": 4, "parallel": kind},
+                data={"prefetch_bytes": 1 << 20},
+            ),
+            None,
+        ).facts
+        for kind in ("ddp", "fsdp")
+    }
+    saved = held["ddp"]["train"]["memory_per_worker"] - held["fsdp"]["train"]["memory_per_worker"]
+    assert saved == held["ddp"]["model"]["weight_bytes"] * (4 - (2 + 4 / 4))
+
+
 def test_evaluation_data_of_another_vocabulary_is_a_problem(base: str) -> None:
     """Found when the run starts, otherwise: when the cluster is there and is paid for."""
     write(f"{base}/other", CharacterVocabulary(list("abcdefgilno 0123456789")))

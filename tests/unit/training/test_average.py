@@ -8,7 +8,7 @@ def test_the_average_follows_the_weights():
     """After n updates it is the geometric mean that its decay says."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    average = WeightAverage(model, decay=0.5)
+    average = WeightAverage(dict(model.named_parameters()), decay=0.5)
     for value in (2.0, 3.0):
         nn.init.constant_(model.weight, value)
         average.update()
@@ -19,7 +19,7 @@ def test_the_average_follows_the_weights():
 def test_the_weights_come_back_after_an_evaluation():
     """Training goes on with its own weights, also when the evaluation fails."""
     model = nn.Linear(2, 2)
-    average = WeightAverage(model, decay=0.9)
+    average = WeightAverage(dict(model.named_parameters()), decay=0.9)
     own = {name: value.detach().clone() for name, value in model.named_parameters()}
     nn.init.zeros_(average.values["weight"])
     try:

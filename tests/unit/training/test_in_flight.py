@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +30,7 @@ from recurra.training.snapshot import take_snapshot
 from recurra.training.step import StepResult, Wishes
 from recurra.training.trainer import Due, Trainer
 
+from ...rendezvous import start_ranks
 from .conftest import MakeRun
 from .gated import GatedStore
 
@@ -295,34 +294,21 @@ def test_the_state_is_that_of_its_step_whatever_follows(make_run: MakeRun, store
 
 TWO_PROCESSES = """
 import sys, time, torch
-from pathlib import Path
 from recurra.errors import UnreachableError
 from recurra.storage.url import open_store
 from recurra.training.checkpoint import Checkpoints
-from recurra.training.ranks import current_ranks, join_group, leave_group
-sys.path.insert(0, sys.argv[3])
+from rendezvous import meet
+ranks, (here, url) = meet()
+rank = ranks.rank
+sys.path.insert(0, here)
 from gated import GatedStore
-
-rank, place = int(sys.argv[1]), Path(sys.argv[2])
-
-def agree(address):
-    if address is not None:
-        place.with_suffix(".new").write_text(f"{address[0]} {address[1]}")
-        place.with_suffix(".new").rename(place)
-        return address
-    while not place.exists():
-        time.sleep(0.02)
-    host, port = place.read_text().split()
-    return host, int(port)
 
 def check(key):
     if rank == 1 and key.startswith("00000002/"):
         raise UnreachableError("no answer")
 
 torch.set_num_threads(1)
-join_group(rank, 2, host="127.0.0.1", gpu=False, agree=agree)
-ranks = current_ranks()
-store = GatedStore(open_store(sys.argv[4]), check)
+store = GatedStore(open_store(url), check)
 checkpoints = Checkpoints(store, ranks, attempt="a", warn=print)
 checkpoints.load_newest()
 
@@ -362,9 +348,7 @@ time.sleep(60)
 def test_two_processes_agree_while_they_train_and_a_kill_leaves_the_one_before(tmp_path: Any, local_url: str) -> None:
     """Real gloo, real SIGKILL: the threads' agreement meets no collective call of the loops, and nobody's half is a whole."""
     here = str(__file__).rpartition("/")[0]
-    arguments = [str(tmp_path / "place"), here, local_url]
-    commands = [[sys.executable, "-c", TWO_PROCESSES, str(rank), *arguments] for rank in range(2)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    processes = start_ranks(2, ["-c", TWO_PROCESSES], tmp_path / "place", here, local_url)
     told: list[list[str]] = [[], []]
 
     def listen(rank: int) -> None:

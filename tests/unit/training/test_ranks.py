@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -7,27 +5,16 @@ import torch
 
 from recurra.training.ranks import SingleRank, current_ranks, join_group
 
+from ...rendezvous import start_ranks
+
 TWO_RANKS = """
-import sys, torch
-from pathlib import Path
-from recurra.training.ranks import current_ranks, join_group, leave_group
-rank, place = int(sys.argv[1]), Path(sys.argv[2])
-
-def agree(address):
-    if address is not None:
-        place.with_suffix(".new").write_text(f"{address[0]} {address[1]}")
-        place.with_suffix(".new").rename(place)
-        return address
-    while not place.exists():
-        pass
-    host, port = place.read_text().split()
-    return host, int(port)
-
-join_group(rank, 2, host="127.0.0.1", gpu=False, agree=agree)
-ranks = current_ranks()
-values = torch.tensor([1.0, 10.0]) * (rank + 1)
+import torch
+from recurra.training.ranks import current_ranks, leave_group
+from rendezvous import meet
+ranks, _ = meet()
+values = torch.tensor([1.0, 10.0]) * (ranks.rank + 1)
 ranks.sum_in_place(values)
-print(ranks.rank, ranks.size, values.tolist(), ranks.gather({"rank": rank}), ranks.broadcast(f"from {rank}"))
+print(ranks.rank, ranks.size, values.tolist(), ranks.gather({"rank": ranks.rank}), ranks.broadcast(f"from {ranks.rank}"))
 leave_group()
 assert current_ranks().size == 1
 """
@@ -35,8 +22,7 @@ assert current_ranks().size == 1
 
 def test_two_processes_meet_and_add_up(tmp_path):
     """Over real gloo, at a port that the first one opens before it names it: none can be taken in between."""
-    commands = [[sys.executable, "-c", TWO_RANKS, str(rank), str(tmp_path / "place")] for rank in range(2)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    processes = start_ranks(2, ["-c", TWO_RANKS], tmp_path / "place")
     outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
 
     everyone = "[3.0, 30.0] [{'rank': 0}, {'rank': 1}] from 0"
