@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -67,13 +68,16 @@ def sweep_file(tmp_path: Path, s3_url: str) -> Path:
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, sweep_file: Path, s3_url: str, capsys) -> None:
+def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, sweep_file: Path, s3_url: str, capsys, monkeypatch) -> None:
     """Typed again, it makes no finished trial again, and the interrupted one has the losses that it would have had."""
     runs = open_store(f"{s3_url}/runs")
     kill_when(sweep_file, ray_cluster.address, lambda: has_checkpoint(runs, "rates-003"))
     capsys.readouterr()
+    (left,) = sweep_file.parent.glob("recurra-tune-*")
 
+    monkeypatch.setattr(tempfile, "tempdir", str(sweep_file.parent))
     assert command_line(["sweep", str(sweep_file), "--address", ray_cluster.address, "--json"]) == 0
+    assert not left.exists() and not list(sweep_file.parent.glob("recurra-tune-*"))
     outcome = json.loads(capsys.readouterr().out)
 
     rows = {row["name"]: row for row in outcome["trials"]}

@@ -166,7 +166,15 @@ def _costs(card: dict[str, Any]) -> list[tuple[str, str]]:
     if not card:
         return []
     state = size(card["state_bytes"]) if card["sessions"] else "none: it reads whole sequences"
-    return [("session", state), ("one step", f"{count(card['flops_per_step'])} FLOPs")]
+    costs = [("session", state), ("one step", f"{count(card['flops_per_step'])} FLOPs")]
+    if int8 := card.get("int8"):
+        exact, rounded = int8["float32"], int8["int8"]
+        losses = (
+            f"{name} {number(value)} -> {number(rounded['metrics'][name])}" for name, value in exact["metrics"].items()
+        )
+        times = f"{int8['speedup']:g} times faster ({exact['step_us']:g} -> {rounded['step_us']:g} us a step)"
+        costs.append(("int8", ", ".join([times, *losses])))
+    return costs
 
 
 def _data(bundle: Bundle) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ results. Rungs are filled again from the evaluations of the trials that are over
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -33,6 +34,7 @@ from recurra.orchestration.sweep_trials import Trial, grace_steps
 from recurra.training.report.sweep_page import setting_text, short_name
 from recurra.training.start import keep_command
 
+_DIRECTORY = "recurra-tune-"
 _HEARTBEAT_S = 8.0
 _RESULT_S = 3.0
 """Between two lines of evaluations; every trial's first and last are told."""
@@ -61,7 +63,7 @@ def run_trials(
         Name -> error, of the trials whose process ended by an error of another kind than a run's own.
     """
     resources = _resources(trials)
-    directory = Path(tempfile.mkdtemp(prefix="recurra-tune-"))
+    directory = _make_directory()
     teller = _Teller(trials, objective[0], tell)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost process is told of below
     runs = {trial.number: dump(trial.run) for trial in trials}
@@ -90,6 +92,15 @@ def run_trials(
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return teller.errors
+
+
+def _make_directory() -> Path:
+    """An empty one that carries our pid; those of sweeps that were killed on this machine go."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_DIRECTORY}*-*"):
+        pid = left.name.removeprefix(_DIRECTORY).partition("-")[0]
+        if left.stat().st_uid == os.getuid() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_DIRECTORY}{os.getpid()}-"))
 
 
 class _Teller(tune.Callback):  # type: ignore[misc]

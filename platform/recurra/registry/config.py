@@ -19,6 +19,9 @@ class PublishConfig(Section):
     """Alias to point at the new bundle, such as `candidate` or `production`; null = leave all aliases as they are."""
     registry: str = "s3://recurra/registry"
     """Address of the registry: `s3://bucket/prefix` or `file:///dir`."""
+    int8: bool = False
+    """Read evaluation data with 8-bit matrices, too, as `serve.step_precision: int8` does on small devices, and say in the
+    bundle's card what that loses and gains. For rnn, gru and lstm."""
 
     @field_validator("model")
     @classmethod

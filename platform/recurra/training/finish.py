@@ -8,16 +8,16 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from recurra.config.load import dump
-from recurra.errors import NotFoundError
+from recurra.errors import ConfigError, NotFoundError
 from recurra.models.sequence import Model, SequenceModel
 from recurra.models.weights import save_weights
 from recurra.registry.bundle import BundleParts
 from recurra.registry.card import card_of
 from recurra.registry.registry import Registry
 from recurra.storage.store import Store
-from recurra.tasks.base import Task
 from recurra.training.evaluation import Evaluation
 from recurra.training.events import RunEvent
+from recurra.training.quantisation import measure_int8
 from recurra.training.reach import measure_reach
 from recurra.training.report.log import REACH, read_log
 from recurra.training.report.page import REPORT, write_report
@@ -73,7 +73,7 @@ def _leave(
         duration_s=trainer.progress.elapsed_s,
     )
     if run.publish is not None:
-        result = replace(result, published=_publish(run, trainer.update.task, model, store, result))
+        result = replace(result, published=_publish(run, trainer, model, store, result, emit))
         emit(RunEvent("publish", f"{run.publish.model} {run.publish.alias or ''}".rstrip(), step))
     store.write(RESULT, json.dumps(result.to_json(), indent=1).encode())
     log = read_log(store)
@@ -115,10 +115,28 @@ def _keep_reach(trainer: Trainer, model: Model, store: Store) -> None:
         batches.close()
 
 
-def _publish(run: TrainRun, task: Task, model: Model, store: Store, result: RunResult) -> dict[str, str]:
+def _int8(trainer: Trainer, model: Model, emit: Callable[[RunEvent], None]) -> dict[str, Any]:
+    """What goes into the card of it; nothing where this model, after all, has no such steps here."""
+    assert trainer.evaluation is not None
+    batches = trainer.evaluation()
+    try:
+        return {"int8": measure_int8(trainer.update.task, model, batches)}
+    except ConfigError as exc:
+        emit(RunEvent("warning", f"publish.int8 was left out: {exc}"))
+        return {}
+    finally:
+        batches.close()
+
+
+def _publish(
+    run: TrainRun, trainer: Trainer, model: Model, store: Store, result: RunResult, emit: Callable[[RunEvent], None]
+) -> dict[str, str]:
     """Put the model as it is now into the registry."""
     assert run.publish is not None
-    task, data = task.calibrated(result.metrics), _read(store, DATA)
+    task, data = trainer.update.task.calibrated(result.metrics), _read(store, DATA)
+    card = card_of(task, model, data, run.train.truncated_bptt)
+    if run.publish.int8:
+        card |= _int8(trainer, model, emit)
     parts = BundleParts(
         task=task.describe(),
         model=dump(run.model),
@@ -133,7 +151,7 @@ def _publish(run: TrainRun, task: Task, model: Model, store: Store, result: RunR
             "tokens": result.tokens,
             **_read(store, ENVIRONMENT),
         },
-        card=card_of(task, model, data, run.train.truncated_bptt),
+        card=card,
     )
     digest = Registry(run.publish.registry).publish(
         run.publish.model,

@@ -87,6 +87,13 @@ class TrainRun(Section):
                 "model.bidirectional is true with train.truncated_bptt, but the half that reads from the end would begin in "
                 "the next window, whose state nobody has yet. Set data.mode to packed, or bidirectional to false."
             )
+        if self.publish is not None and self.publish.int8 and self.model.cell not in ("rnn", "gru", "lstm"):
+            raise ValueError(
+                f"publish.int8 is true, but model.cell is {self.model.cell}: rnn, gru and lstm alone step with 8-bit matrices. "
+                "Set publish.int8 to false."
+            )
+        if self.publish is not None and self.publish.int8 and self.data.eval is None:
+            raise ValueError("publish.int8 is true, but there is no data.eval to measure the loss on. Add it.")
         return self
 
     def open_store(self) -> Store:
