@@ -156,8 +156,10 @@ class TrainConfig(Section):
     fade, and with a tiny epsilon every update keeps its full size until one undoes the solution: take 1e-3 to 1e-2."""
     schedule: ScheduleConfig = ScheduleConfig()
     gradient_clip: GradientClipConfig = GradientClipConfig(norm=1.0)
-    precision: Literal["fp32", "bf16-mixed"] = "fp32"
-    """Of forward and backward; weights and optimizer stay in 32 bits."""
+    precision: Literal["fp32", "tf32", "bf16-mixed", "fp16-mixed"] = "fp32"
+    """Of forward and backward; weights and optimizer stay in 32 bits. tf32: products on GPUs with 10 bits of mantissa;
+    bf16-mixed: also on CPUs that have it (AMX), where LSTMs gain most; fp16-mixed: for GPUs without bfloat16, its losses
+    scaled so that small gradients do not vanish."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is evaluated and published."""
     evaluate_every: int | None = Field(default=None, ge=1)

@@ -12,6 +12,8 @@ from recurra.training.step import StepResult
 
 _MEMORY = 100
 """Updates that the moving mean and variance of the loss look back."""
+_GROW_AFTER = 2000
+_LARGEST_SCALE = 2.0**24
 
 
 @dataclass
@@ -32,6 +34,11 @@ class Progress:
     """Wall-clock time of all attempts, up to the last update."""
     nonfinite: int = 0
     """Updates in a row that were skipped because their gradient was not finite."""
+    loss_scale: float = 2.0**7
+    """What fp16-mixed multiplies losses, sums over the items of a batch, by: half of it after an update that was not finite, twice after `_GROW_AFTER` that
+    were (Micikevicius et al. 2018, arXiv 1710.03740)."""
+    scale_held: int = 0
+    """Updates with this scale so far."""
     spikes: int = 0
     """Updates in a row that were left out because their loss was a spike."""
     judged: int = 0
@@ -54,9 +61,17 @@ class Progress:
         self.items += result.count
         finite = math.isfinite(result.gradient_norm)
         self.nonfinite = 0 if finite else self.nonfinite + 1
+        self._scale(finite)
         self.spikes = self.spikes + 1 if result.spike else 0
         if finite and not result.spike and math.isfinite(result.loss):
             self._follow(result.loss)
+
+    def _scale(self, finite: bool) -> None:
+        self.scale_held += 1
+        if not finite:
+            self.loss_scale, self.scale_held = max(self.loss_scale / 2, 1.0), 0
+        elif self.scale_held >= _GROW_AFTER:
+            self.loss_scale, self.scale_held = min(self.loss_scale * 2, _LARGEST_SCALE), 0
 
     def loss_limit(self, spike: SpikeConfig | None) -> float | None:
         """The largest loss that is no spike; None while nothing is judged."""

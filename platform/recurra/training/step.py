@@ -28,6 +28,7 @@ from recurra.training.sharding import Shards
 _TOTAL, _COUNT, _PADDED, _SAVE, _STOP = range(5)
 """Slots behind the gradients in the buffer that is summed over ranks."""
 
+_AUTOCAST = {"bf16-mixed": torch.bfloat16, "fp16-mixed": torch.float16}
 LAYERS_EVERY = 10
 """Steps between two measurements of each parameter's gradient norm."""
 
@@ -92,10 +93,17 @@ class TrainStep:
         self.lanes = LaneStates(model, device)
         self._penalty = ActivationPenalty(model, regularisation)
         self._l1 = regularisation.l1
-        self._autocast = config.precision == "bf16-mixed"
+        self._autocast_dtype = _AUTOCAST.get(config.precision)
 
     def __call__(
-        self, batch: Batch, step: int, steps: int, wishes: Wishes = Wishes(), *, limit: float | None = None
+        self,
+        batch: Batch,
+        step: int,
+        steps: int,
+        wishes: Wishes = Wishes(),
+        *,
+        limit: float | None = None,
+        scale: float = 1.0,
     ) -> StepResult:
         """Update the weights from this rank's rows of a global batch.
 
@@ -105,6 +113,7 @@ class TrainStep:
             steps: Updates of the whole run.
             wishes: What this rank wants afterwards.
             limit: A loss above it changes nothing; None = any loss may.
+            scale: What losses are multiplied by before backward, and gradients divided by behind it.
         """
         self.model.train()
         self.gradients.clear()
@@ -114,7 +123,8 @@ class TrainStep:
             self.shards.gather()
         for loss, penalty in self._losses(batch):
             if loss.total.requires_grad:  # not when all rows are filler
-                (loss.total if penalty is None else loss.total + penalty).backward()  # type: ignore[no-untyped-call]
+                whole = loss.total if penalty is None else loss.total + penalty
+                (whole * scale if scale != 1.0 else whole).backward()  # type: ignore[no-untyped-call]
             tail[_TOTAL] += loss.total.detach()
             tail[_COUNT] += loss.count
         tail[_PADDED] = _computed_steps(batch, self.task.lookahead)
@@ -124,7 +134,7 @@ class TrainStep:
         self.gradients.sum_over(self.ranks)
         total, count, padded, save, stop = tail.tolist()
         rate = learning_rate(self.config, step, steps)
-        norm = self._average_gradient(count)
+        norm = self._average_gradient(max(count, 1.0) * scale)
         layer_norms = self.gradients.norms() if step % LAYERS_EVERY == 0 else {}
         spike = limit is not None and np.isfinite(norm) and total / max(count, 1.0) > limit
         if np.isfinite(norm) and not spike:
@@ -168,7 +178,9 @@ class TrainStep:
 
     def _forward(self, batch: Batch, state: State | None) -> tuple[State, Loss, Tensor | None]:
         tensors = self.task.tensors(batch).to(self.device)
-        autocast = torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self._autocast)
+        autocast = torch.autocast(
+            torch.device(self.device).type, self._autocast_dtype, enabled=self._autocast_dtype is not None
+        )
         with autocast, self._penalty.watching():
             forward = self.shards.forward if self.shards else partial(self.task.forward, self.model)
             outputs, end = forward(tensors, state)
@@ -178,10 +190,10 @@ class TrainStep:
             loss = replace(loss, total=outputs.flatten()[:0].sum().float())
         return end, loss, self._penalty.cost(tensors.lengths, tensors.reset)
 
-    def _average_gradient(self, count: float) -> float:
-        """Divide the summed gradients by the global count and add the L1 term; gives their norm."""
+    def _average_gradient(self, divisor: float) -> float:
+        """Divide the summed gradients and add the L1 term; gives their norm."""
         gradients = self.gradients
-        gradients.flat.div_(max(count, 1.0))
+        gradients.flat.div_(divisor)
         if self._l1:
             for name, view in gradients.views.items():
                 if view.dim() > 1:

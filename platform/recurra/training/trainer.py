@@ -76,7 +76,8 @@ class Trainer:
         """
         spike = self.config.guard.spike
         limit_loss = self.progress.loss_limit(spike)
-        result = self.update(batch, self.progress.step + 1, self.steps, wishes, limit=limit_loss)
+        scale = self.progress.loss_scale if self.config.precision == "fp16-mixed" else 1.0
+        result = self.update(batch, self.progress.step + 1, self.steps, wishes, limit=limit_loss, scale=scale)
         self.progress.advance(batch, result)
         if result.spike and spike is not None:
             self._meet_spike(result.loss, limit_loss or 0.0, spike)

@@ -50,6 +50,8 @@ class Surroundings:
 def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
     """Train to the end; all ranks of the process group call it. Gives the result on rank 0, None on the others."""
     torch.set_num_threads(run.train.threads)
+    torch.backends.cuda.matmul.allow_tf32 = run.train.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = run.train.precision == "tf32"  # torch's default is true, whatever fp32 says
     ranks = surroundings.ranks or current_ranks()
     attempt: str = ranks.broadcast(secrets.token_hex(4))
     leads = ranks.rank == 0

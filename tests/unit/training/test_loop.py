@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -40,6 +41,17 @@ class KillAt(Callback):
     def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
         if trainer.progress.step == self._step:
             raise Killed
+        return Due()
+
+
+class SeeRows(Callback):
+    """Notes for each update its step, the number of ranks, and the sequences that this rank had; lists append at once."""
+
+    def __init__(self, seen: list[tuple[int, int, list[int]]]) -> None:
+        self._seen = seen
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        self._seen.append((trainer.progress.step, trainer.ranks.size, [row for row in batch.ids.tolist() if row >= 0]))
         return Due()
 
 
@@ -95,19 +107,36 @@ def test_the_number_of_ranks_changes_nothing(make_run, on_ranks, mode):
             torch.testing.assert_close(weights[size][name], value, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["buckets", "lanes"])
+@pytest.mark.parametrize("mode", ["buckets", "lanes", "packed"])
 def test_a_run_that_is_resized_goes_on_with_the_same_loss(make_run, on_ranks, mode):
-    """Workers come and go: 4, then 2, then 3; carried states follow their lanes."""
-    train = {"steps": 9, "checkpoint_every": {"steps": 3}, "optimizer": "sgd", **(LANES if mode == "lanes" else {})}
-    steady, resized = make_run("steady", train=train), make_run("resized", train=train)
-    train_until(steady, None)
+    """Workers come and go: 4, then 2, then 3; carried states follow their lanes, and each update sees the same rows."""
+    train = {
+        "steps": 9,
+        "checkpoint_every": {"steps": 3},
+        "accumulate": 2,
+        "ema": 0.9,
+        "schedule": {"kind": "cosine", "warmup": 3},
+        **(LANES if mode != "buckets" else {}),
+    }
+    steady, resized = (make_run(name, train=train) for name in ("steady", "resized"))
+    if mode == "packed":
+        steady, resized = (
+            run.model_copy(update={"data": run.data.model_copy(update={"mode": mode})}) for run in (steady, resized)
+        )
+    seen: list[tuple[int, int, list[int]]] = []
+    wanted: list[tuple[int, int, list[int]]] = []
+    train_on(steady, SingleRank(), SeeRows(wanted))
     for size, stop in ((4, 4), (2, 7)):
         with pytest.raises(Killed):
-            on_ranks(size, lambda ranks, stop=stop: train_on(resized, ranks, KillAt(stop)))
-    on_ranks(3, lambda ranks: train_on(resized, ranks))
+            on_ranks(size, lambda ranks, stop=stop: train_on(resized, ranks, SeeRows(seen), KillAt(stop)))
+    on_ranks(3, lambda ranks: train_on(resized, ranks, SeeRows(seen)))
 
     losses = [[record["loss"] for record in steps_logged(run)] for run in (steady, resized)]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    assert len(losses[0]) == 9 and losses[1] == pytest.approx(losses[0], abs=1e-6)
+    ranks_of = {**dict.fromkeys((1, 2, 3), 4), **dict.fromkeys((4, 5, 6), 2), **dict.fromkeys((7, 8, 9), 3)}
+    for step, size in ranks_of.items():
+        rows = Counter(row for at, of, ids in seen if (at, of) == (step, size) for row in ids)
+        assert rows == Counter(row for at, _, ids in wanted if at == step for row in ids), step
 
 
 def test_a_run_that_is_finished_stays_as_it_is(make_run):

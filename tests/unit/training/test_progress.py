@@ -33,3 +33,17 @@ def test_progress_survives_a_checkpoint():
     progress.judge({"loss": 0.5}, ("loss", "min"))
 
     assert Progress.from_json(progress.to_json()) == progress
+
+
+def test_the_scale_of_losses_halves_and_grows():
+    """At each overflow, and after 2000 updates without one; never below one."""
+    progress = Progress()
+    start = progress.loss_scale
+    for _ in range(1999):
+        progress._scale(finite=True)
+    assert progress.loss_scale == start
+    progress._scale(finite=True)
+    assert (progress.loss_scale, progress.scale_held) == (2 * start, 0)
+    for _ in range(20):
+        progress._scale(finite=False)
+    assert progress.loss_scale == 1.0

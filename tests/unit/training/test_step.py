@@ -104,13 +104,45 @@ def test_more_ranks_than_rows_work(make_run, on_ranks):
     assert all(result == pytest.approx((alone.loss, alone.count)) for result in on_ranks(3, work))
 
 
-def test_bf16_changes_the_loss_a_little_and_keeps_the_weights_in_32_bits(make_run):
-    """Mixed precision is for speed: the loss stays close and the master weights exact."""
-    (_, exact), (mixed, rounded) = (first_step(make_run(train={"precision": kind})) for kind in ("fp32", "bf16-mixed"))
+@pytest.mark.parametrize("precision", ["bf16-mixed", "fp16-mixed"])
+def test_mixed_precision_changes_the_loss_a_little_and_keeps_the_weights_in_32_bits(make_run, precision):
+    """It is for speed: the loss stays close, the gradient, too, and the master weights exact."""
+    (_, exact), (mixed, rounded) = (first_step(make_run(train={"precision": kind})) for kind in ("fp32", precision))
+    assert rounded.gradient_norm == pytest.approx(exact.gradient_norm, rel=0.05)
 
     assert rounded.loss == pytest.approx(exact.loss, rel=0.02)
     assert rounded.loss != exact.loss
     assert all(value.dtype == torch.float32 for value in mixed.update.model.parameters())
+
+
+def test_a_scaled_loss_has_the_same_gradient(make_run):
+    """Small gradients of half precision survive; a scale of two changes no bit of the rest."""
+    trainer = trainer_of(make_run())
+    batch = next(iter(trainer.train))
+    trainer.close()
+    update = trainer.update
+    before = {name: value.detach().clone() for name, value in update.weights.items()}
+    found = []
+    for scale in (1.0, 2.0**16):
+        for name, value in update.weights.items():
+            value.data.copy_(before[name])
+        result = update(batch, 1, 10, scale=scale)
+        found.append((result.loss, result.gradient_norm, update.gradients.flat.clone()))
+
+    assert found[0][:2] == found[1][:2] and torch.equal(found[0][2], found[1][2])
+
+
+def test_a_scale_that_overflows_is_halved_and_the_update_left_out(make_run):
+    """As often as it takes; from then on the run goes on."""
+    trainer = trainer_of(make_run(train={"precision": "fp16-mixed", "steps": 12}))
+    trainer.progress.loss_scale = 2.0**14
+    results = [trainer.step(batch, Wishes()) for batch in itertools.islice(trainer.batches(), 11)]
+    trainer.close()
+
+    skipped = [result.skipped for result in results]
+    assert skipped[0] and not all(skipped)
+    assert trainer.progress.loss_scale == 2.0 ** (14 - sum(skipped))
+    assert all(np.isfinite(result.loss) for result in results)
 
 
 def test_layers_are_measured_now_and_then(make_run):
