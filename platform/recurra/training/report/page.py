@@ -99,7 +99,7 @@ def _plots(log: RunLog) -> list[tuple[str, str, str]]:
     plots = [
         (
             "Loss",
-            "per counted item, in nats",
+            f"per counted item, in nats{_dotted(marks)}",
             line_plot(
                 [
                     Series("each update", x, steps["loss"], 0, faint=True),
@@ -113,7 +113,8 @@ def _plots(log: RunLog) -> list[tuple[str, str, str]]:
         ("Learning rate", "", line_plot([Series("rate", x, steps["learning_rate"], 2)], Frame(from_zero=True))),
         (
             "Gradient norm",
-            "before clipping; the dashed line is train.gradient_clip.norm" if clip else "before clipping",
+            ("before clipping; the dashed line is train.gradient_clip.norm" if clip else "before clipping")
+            + _dotted(marks),
             line_plot(
                 [
                     Series("each update", x, steps["gradient_norm"], 3, faint=True),
@@ -140,6 +141,10 @@ def _plots(log: RunLog) -> list[tuple[str, str, str]]:
         ),
     ]
     return [*plots, *_reach_plots(log)]
+
+
+def _dotted(marks: tuple[float, ...]) -> str:
+    return "; dotted: where a restart went on from" if marks else ""
 
 
 def _reach_plots(log: RunLog) -> list[tuple[str, str, str]]:

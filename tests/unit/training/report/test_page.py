@@ -88,3 +88,13 @@ def test_wrong_guesses_are_marked():
     assert sample_html(SAMPLES[0]).count('class="miss"') == 1
     assert "missed" in sample_html(SAMPLES[1])
     assert sample_html(SAMPLES[3]).count("bit wrong") == 1
+
+
+def test_a_restart_is_drawn_and_explained(make_run):
+    """Losses behind it were made by another attempt; without one nothing is said of it."""
+    train_here(make_run(train={"steps": 4, "checkpoint_every": {"steps": 2}}))
+    run = make_run(train={"steps": 8, "checkpoint_every": {"steps": 2}})
+    assert "dotted" not in run.open_store().read("report.html").decode()
+    train_here(run)
+
+    assert run.open_store().read("report.html").decode().count("; dotted: where a restart went on from") == 2
