@@ -51,6 +51,22 @@ def test_memory_is_that_of_all_workers(base: str) -> None:
     assert "4 workers need about 0.5 GiB, the cluster has 0.4 GiB. Lower train.global_batch" in problem
 
 
+def test_workers_that_the_cluster_has_no_room_for_are_a_problem(base: str) -> None:
+    """CPUs and GPUs each, with how many there would be room for."""
+    resources = Resources({"CPU": 6.0, "GPU": 1.0}, {"CPU": 6.0, "GPU": 1.0})
+    cpus, gpus = make_plan(job(base, train={"workers": 4, "threads": 2, "gpu": True}), resources).problems
+    assert cpus == (
+        "train.workers = 4 needs 8 CPUs, the cluster has 6. Lower train.threads, set train.workers to 3, or add nodes."
+    )
+    assert "needs 4 GPUs, the cluster has 1. Set train.gpu to auto or false, set train.workers to 1, or add" in gpus
+
+
+def test_a_dataset_that_is_missing_is_a_problem(base: str) -> None:
+    """Named with its address; what can be said without it is said."""
+    (problem,) = make_plan(job(base, data={"train": f"{base}/nowhere"}), None).problems
+    assert f"{base}/nowhere" in problem
+
+
 def test_shards_take_less_memory_than_replicas(base: str) -> None:
     """A large model on four workers: two whole copies during an update, and a quarter of everything else."""
     held = {
