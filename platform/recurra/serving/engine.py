@@ -232,17 +232,22 @@ class Engine:
             self._drop_leaving(begin)
         self._admit(begin)
         load = self.load.ratio
+        parts: list[_Advanced] = []
         stepping = len(self._stepping)
         if stepping:
-            self._step()
-            stepped_s = self._clock() - begin
-            self._tick_s += 0.1 * (stepped_s - self._tick_s)
-            self._metrics.step(stepped_s, stepping)
+            parts.append(self._step())
+        stepped_s = self._clock()
         if len(self._encode):
-            self._forward(busy=stepping > 0)
+            parts.append(self._forward(busy=stepping > 0))
         elif not stepping:
             self._flush()
             return False
+        read_s = self._clock()
+        self._emit(parts)
+        if stepping:
+            spent_s = self._clock() - read_s + stepped_s - begin
+            self._tick_s += 0.1 * (spent_s - self._tick_s)
+            self._metrics.step(spent_s, stepping)
         self._flush()
         self._load_sum += load * (self._clock() - begin)
         return True
@@ -299,18 +304,15 @@ class Engine:
         else:
             self._encode.add(sequence)
 
-    def _step(self) -> None:
+    def _step(self) -> _Advanced:
         done, outputs, failed = self._compute.step(self._stepping)
         self._fail(failed)
-        stay: list[Sequence] = []
-        if outputs is not None:
-            for sequence in done:
-                if sequence.remaining:
-                    sequence.position += 1
-            self._emit(done, outputs, stay, stay)
-        self._stepping = stay
+        for sequence in done:
+            if sequence.remaining:
+                sequence.position += 1
+        return _Advanced(done, outputs, None, len(done))
 
-    def _forward(self, *, busy: bool) -> None:
+    def _forward(self, *, busy: bool) -> _Advanced:
         budget, longest = self.config.encode_tokens, None
         if busy:
             # As long as the step took, so that sequences which generate lose at most half of the time.
@@ -324,37 +326,33 @@ class Engine:
         done, outputs, failed = self._compute.encode(batch)
         steps = dict(batch)
         self._fail(failed)
-        if outputs is not None:
-            again: list[Sequence] = []
-            for sequence in done:
-                sequence.position += steps[sequence]
-            self._emit(done, outputs, again, self._stepping, [steps[sequence] for sequence in done])
-            for sequence in again:
-                self._place(sequence)
+        for sequence in done:
+            sequence.position += steps[sequence]
         spent_s = self._clock() - begin
         real = sum(steps.values())
         computed = max(steps.values()) * len(batch) if self._compute.pads else real
         self._encode_step_s += 0.2 * (spent_s / computed - self._encode_step_s)
         self._metrics.encode(spent_s, len(batch), computed - real)
+        return _Advanced(done, outputs, [steps[sequence] for sequence in done])
 
-    def _emit(
-        self,
-        batch: list[Sequence],
-        outputs: torch.Tensor,
-        unread: list[Sequence],
-        generating: list[Sequence],
-        steps: list[int] | None = None,
-    ) -> None:
-        """Say what came out of a step or forward pass; sort the batch into those that have inputs left, those that go on
-        generating, and those that end here and leave their slots."""
-        ended = self._finisher.emit(batch, outputs, steps, self._events)
-        for sequence, over in zip(batch, ended, strict=True):
-            if over:
-                self._release(sequence)
-            elif sequence.remaining:
-                unread.append(sequence)
-            else:
-                generating.append(sequence)
+    def _emit(self, parts: list[_Advanced]) -> None:
+        """Say what came out of a tick; those that end here leave their slots, the others are sorted by what they need next."""
+        stepping: list[Sequence] = []
+        read: list[Sequence] = []
+        for part in _joined(parts):
+            if part.outputs is None:
+                continue
+            ended = self._finisher.emit(part.sequences, part.outputs, part.steps, self._events)
+            for row, (sequence, over) in enumerate(zip(part.sequences, ended, strict=True)):
+                if over:
+                    self._release(sequence)
+                elif row < part.stepped or not sequence.remaining:
+                    stepping.append(sequence)
+                else:
+                    read.append(sequence)
+        self._stepping = stepping
+        for sequence in read:
+            self._place(sequence)
 
     def _drop_leaving(self, now: float) -> None:
         """Forget sequences whose client is gone, and answer those whose time is up."""
@@ -403,6 +401,28 @@ class Engine:
             events, self._events = self._events, []
             self._metrics.load(self.load)
             self._post(events)
+
+
+@dataclass(frozen=True)
+class _Advanced:
+    """Sequences that a step or a forward pass has advanced, with what came out of it."""
+
+    sequences: list[Sequence]
+    outputs: torch.Tensor | None
+    """[B, K] or [B, T, K]; None without sequences."""
+    steps: list[int] | None
+    """Of each row of [B, T, K]."""
+    stepped: int = 0
+    """So many rows, the first ones, come from a single step."""
+
+
+def _joined(parts: list[_Advanced]) -> list[_Advanced]:
+    """Alike outputs as one batch: what follows costs by the call more than by the row."""
+    outputs = [part.outputs for part in parts if part.outputs is not None and part.outputs.dim() == 2]
+    if len(outputs) < 2:
+        return parts
+    step, forward = parts
+    return [_Advanced(step.sequences + forward.sequences, torch.cat(outputs), None, step.stepped)]
 
 
 def deliver(events: list[Delivery]) -> None:

@@ -62,7 +62,9 @@ class Finisher:
         """
         now = self._clock()
         last_BK = outputs if outputs.dim() == 2 else outputs[torch.arange(len(batch)), torch.tensor(steps) - 1]
-        finite = torch.isfinite(last_BK).all(1).tolist()
+        finite = [True] * len(batch)
+        if not torch.isfinite(last_BK.sum()).item():  # cheaper than a look at each number
+            finite = torch.isfinite(last_BK).all(1).tolist()
         self._collect(batch, outputs, steps)
         ended = [False] * len(batch)
         sampled: list[int] = []
@@ -75,11 +77,14 @@ class Finisher:
                     ended[row] = True
                 else:
                     sampled.append(row)
-        self._keep(batch, "inputs", [not s.remaining and not s.tokens for s in batch])
+        keeping = any(sequence.keep != "no" for sequence in batch)
+        if keeping:
+            self._keep(batch, "inputs", [not s.remaining and not s.tokens for s in batch])
         finishes = self._sample(batch, last_BK, sampled, events, now) if sampled else {}
         for row in finishes:
             ended[row] = True
-        self._keep(batch, "end", ended)
+        if keeping:
+            self._keep(batch, "end", ended)
         over = [row for row, end in enumerate(ended) if end and finite[row]]
         if over:
             reasons = [finishes.get(row, "complete") for row in over]

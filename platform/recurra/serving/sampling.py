@@ -59,17 +59,20 @@ class SamplingTable:
     def choose(self, logits_BK: Tensor, slots: NDArray[np.int64]) -> Tensor:
         """Tokens [B] int64 of some slots, on the CPU; their positions move on by one."""
         temperature = self.temperature[slots]
-        tokens_B = logits_BK.argmax(1)
         drawn = np.flatnonzero(temperature > 0)
-        if len(drawn):
-            chosen = slots[drawn]
-            uniform = uniforms(self.seed[chosen], self.position[chosen])
-            rows = torch.from_numpy(drawn).to(logits_BK.device)
-            tokens_B[rows] = draw(
-                logits_BK.index_select(0, rows), temperature[drawn], self.top_p[chosen], self.top_k[chosen], uniform
-            )
+        if len(drawn) == len(slots):
+            tokens_B = self._draw(logits_BK, temperature, slots)
+        else:
+            tokens_B = logits_BK.argmax(1)
+            if len(drawn):
+                rows = torch.from_numpy(drawn).to(logits_BK.device)
+                tokens_B[rows] = self._draw(logits_BK.index_select(0, rows), temperature[drawn], slots[drawn])
         self.position[slots] += U64(1)
         return tokens_B.cpu()
+
+    def _draw(self, logits_BK: Tensor, temperature: NDArray[np.float64], slots: NDArray[np.int64]) -> Tensor:
+        uniform = uniforms(self.seed[slots], self.position[slots])
+        return draw(logits_BK, temperature, self.top_p[slots], self.top_k[slots], uniform)
 
 
 def uniforms(seed: NDArray[np.uint64], position: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -90,26 +93,36 @@ def draw(
 
     A row with neither top_p nor top_k is inverted unsorted, which is cheaper and depends on that row alone, too.
     """
-    tokens_B = torch.empty(logits_BK.shape[0], dtype=torch.int64, device=logits_BK.device)
     cut = (top_p < 1) | (top_k > 0)
+    if not cut.any():
+        return _invert(logits_BK, temperature, uniform, None)
+    tokens_B = torch.empty(logits_BK.shape[0], dtype=torch.int64, device=logits_BK.device)
     for rows_of, narrowed in ((~cut, False), (cut, True)):
         rows = np.flatnonzero(rows_of)
-        if not len(rows):
-            continue
-        index = torch.from_numpy(rows).to(logits_BK.device)
-        heat_B1 = _column(temperature[rows], logits_BK)
-        probs_BK = torch.softmax(logits_BK.index_select(0, index).double() / heat_B1, 1)
-        order_BK = None
-        if narrowed:
-            probs_BK, order_BK = probs_BK.sort(dim=1, descending=True, stable=True)
-            probs_BK = probs_BK * _kept(probs_BK, _column(top_p[rows], logits_BK), top_k[rows])
-        total_BK = probs_BK.cumsum(1)
-        target_B1 = _column(uniform[rows], logits_BK) * total_BK[:, -1:]
-        place_B1 = torch.searchsorted(total_BK, target_B1, right=True)
-        last_B1 = torch.searchsorted(total_BK, total_BK[:, -1:].contiguous())
-        place_B1 = torch.minimum(place_B1, last_B1)
-        tokens_B[index] = (place_B1 if order_BK is None else order_BK.gather(1, place_B1))[:, 0]
+        if len(rows):
+            index = torch.from_numpy(rows).to(logits_BK.device)
+            limits = (top_p[rows], top_k[rows]) if narrowed else None
+            tokens_B[index] = _invert(logits_BK.index_select(0, index), temperature[rows], uniform[rows], limits)
     return tokens_B
+
+
+def _invert(
+    logits_BK: Tensor,
+    temperature: NDArray[np.float64],
+    uniform: NDArray[np.float64],
+    limits: tuple[NDArray[np.float64], NDArray[np.int64]] | None,
+) -> Tensor:
+    probs_BK = torch.softmax(logits_BK.double() / _column(temperature, logits_BK), 1)
+    order_BK = None
+    if limits is not None:
+        probs_BK, order_BK = probs_BK.sort(dim=1, descending=True, stable=True)
+        probs_BK = probs_BK * _kept(probs_BK, _column(limits[0], logits_BK), limits[1])
+    total_BK = probs_BK.cumsum(1)
+    target_B1 = _column(uniform, logits_BK) * total_BK[:, -1:]
+    place_B1 = torch.searchsorted(total_BK, target_B1, right=True)
+    last_B1 = torch.searchsorted(total_BK, total_BK[:, -1:].contiguous())
+    place_B1 = torch.minimum(place_B1, last_B1)
+    return (place_B1 if order_BK is None else order_BK.gather(1, place_B1))[:, 0]
 
 
 def log_probabilities(logits_BK: Tensor, tokens_B: Tensor, alternatives: int) -> list[tuple[float, dict[int, float]]]:
