@@ -1,8 +1,8 @@
 """The ASGI application of one replica.
 
 Order of layers, outermost first: `Measured` (counts what leaves, errors too), `Answered` (errors to envelopes),
-`Authorised` (before a body is read), `Limited` (reads the body), `Switch` (which bundle), `Predict` (the hot path), then
-FastAPI's routes of that bundle.
+`Authorised` (before a body is read), `Limited` (reads the body), `Switch` (which bundle), `Predict` and `Complete` (the hot
+paths), then FastAPI's routes of that bundle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from recurra.serving.messages import PredictRequest, envelope, parse
 from recurra.serving.openapi import describe
 from recurra.serving.parts import Parts
 from recurra.serving.routes_inference import add_inference_routes
-from recurra.serving.routes_models import add_model_routes
+from recurra.serving.routes_models import add_model_routes, completed
 from recurra.serving.routes_sessions import add_session_routes
 from recurra.serving.routes_sockets import add_socket_routes
 from recurra.serving.routes_states import add_state_routes
@@ -51,6 +51,7 @@ from recurra.serving.switch import Switch
 from recurra.serving.trial import Trial
 
 PREDICT = "/v1/predict/"
+COMPLETIONS = "/v1/completions"
 
 
 def build_asgi(
@@ -91,7 +92,7 @@ def build_asgi(
 
     def of(service: Service) -> App:
         parts = Parts(service, lineup.describe, desks, fleet_metrics or own_metrics, (api_key or "").encode())
-        return Predict(_routes(parts, lifespan, with_key=api_key is not None), service)
+        return Predict(Complete(_routes(parts, lifespan, with_key=api_key is not None), service), service)
 
     apps = {desk.digest: of(desk.service) for desk in lineup.deployed}
     layers: App = Switch(lineup, apps, heard)
@@ -142,6 +143,20 @@ class Predict:
         self._service.engine.check_room()  # an overloaded replica must not parse what it refuses
         predictions = await self._service.predict(parse(PredictRequest, scope[BODY]), receive=receive)
         await answer(send, 200, b"%b%b}" % (self._head, to_json(predictions, inf_nan_mode="constants")))
+
+
+class Complete:
+    """`POST /v1/completions` in the same way."""
+
+    def __init__(self, app: App, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(ENDPOINT) != "completions" or scope["method"] != "POST" or route_path(scope) != COMPLETIONS:
+            return await self._app(scope, receive, send)
+        response = await completed(self._service, Request(scope, receive))
+        await response(scope, receive, send)
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:

@@ -9,6 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic_core import to_json
+
 from recurra.data.vocabulary import TextStream
 from recurra.errors import RequestError
 from recurra.serving.messages import CompletionChoice, CompletionLogProbs, CompletionRequest, CompletionResponse, Usage
@@ -21,6 +23,9 @@ from recurra.tasks.language_model import LanguageModelTask
 
 DEFAULT_MAX_TOKENS = 16
 MAX_SEQUENCES = 128
+CHANGING = {"choices", "usage"}
+"""Fields of a chunk that are not the same in all of a stream."""
+Choice = dict[str, Any]
 FLUSH_S = 0.01
 """A stream sends at most one chunk in so many seconds, with all the tokens that have come meanwhile; the first at once."""
 
@@ -73,12 +78,17 @@ class Completions:
             )
         return self._response(request, new_id("cmpl"), int(time.time()), choices, self._usage(prompts, results))
 
-    async def stream(self, request: CompletionRequest) -> AsyncGenerator[CompletionResponse, None]:
-        """Chunks: text as it comes, for each choice one with its finish reason, and the usage if it was asked for."""
+    async def stream(self, request: CompletionRequest) -> AsyncGenerator[bytes, None]:
+        """`CompletionResponse`s as JSON: text as it comes, for each choice one with its finish reason, and the usage if it
+        was asked for."""
         prompts, samplings = self._plan(request)
         sequences = await self._sequences(prompts, samplings, streaming=True)
         n = len(samplings)
-        id, created = new_id("cmpl"), int(time.time())
+        head = (
+            self._response(request, new_id("cmpl"), int(time.time()), [], None)
+            .model_dump_json(exclude=CHANGING)
+            .encode()
+        )
         writers = [_Writer(self._task, samplings[index % n]) for index in range(len(sequences))]
         if request.echo:
             for index, writer in enumerate(writers):
@@ -88,9 +98,9 @@ class Completions:
             async for events in source:
                 choices = self._chunks(events, writers, results)
                 if choices:
-                    yield self._response(request, id, created, choices, None)
+                    yield _chunk(head, choices)
         if (request.stream_options or {}).get("include_usage"):
-            yield self._response(request, id, created, [], self._usage(prompts, results))
+            yield _chunk(head, [], self._usage(prompts, results))
 
     def _plan(self, request: CompletionRequest) -> tuple[list[Prompt], list[Sampling]]:
         self._service.check_model(request.model)
@@ -162,33 +172,32 @@ class Completions:
             return text[:place], "stop"
         return text, "stop" if result.finish == "stop" else "length"
 
-    def _chunks(
-        self, events: list[tuple[int, Event]], writers: list[_Writer], results: list[Result]
-    ) -> list[CompletionChoice]:
+    def _chunks(self, events: list[tuple[int, Event]], writers: list[_Writer], results: list[Result]) -> list[Choice]:
         """What some events add to the choices; results of finished ones are appended to `results`."""
         tokens: dict[int, list[Token]] = {}
-        ended: list[tuple[int, Result]] = []
+        ended: dict[int, Result] = {}
         for index, event in events:
             if isinstance(event, Token):
                 tokens.setdefault(index, []).append(event)
             elif isinstance(event, Result):
-                ended.append((index, event))
+                tokens.setdefault(index, [])
+                ended[index] = event
             else:
                 raise event
-        choices = {index: self._chunk(index, writers[index], came) for index, came in tokens.items()}
-        for index, result in ended:
-            results.append(result)
-            choice = choices.setdefault(index, CompletionChoice(index=index, text="", finish_reason=None))
-            choice.text += writers[index].finish()
-            choice.finish_reason = writers[index].reason(result)
-        return [choice for choice in choices.values() if choice.text or choice.logprobs or choice.finish_reason]
+        results += ended.values()
+        choices = [self._choice(index, writers[index], came, ended.get(index)) for index, came in tokens.items()]
+        return [choice for choice in choices if choice["text"] or choice["logprobs"] or choice["finish_reason"]]
 
-    def _chunk(self, index: int, writer: _Writer, tokens: list[Token]) -> CompletionChoice:
+    def _choice(self, index: int, writer: _Writer, tokens: list[Token], result: Result | None) -> Choice:
+        """`CompletionChoice` as plain values: there is one for nearly every token."""
         offset = writer.length
         text = writer.feed([event.token for event in tokens])
         details = [event.logprobs for event in tokens if event.logprobs is not None]
-        logprobs = self._logprobs([event.token for event in tokens], details or None, offset)
-        return CompletionChoice(index=index, text=text, finish_reason=None, logprobs=logprobs)
+        logprobs = self._logprobs([event.token for event in tokens], details, offset) if details else None
+        if result is not None:
+            text += writer.finish()
+        reason = None if result is None else writer.reason(result)
+        return {"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs}
 
     def _logprobs(self, tokens: list[int], details: list[LogProbs] | None, offset: int) -> CompletionLogProbs | None:
         if details is None:
@@ -259,6 +268,11 @@ class _Writer:
         sent, self.held = self.held[:cut], self.held[cut:]
         self.length += len(sent)
         return sent
+
+
+def _chunk(head: bytes, choices: list[Choice], usage: Usage | None = None) -> bytes:
+    """What changes from chunk to chunk, behind what does not."""
+    return b"%b,%b" % (head[:-1], to_json({"choices": choices, "usage": usage}, inf_nan_mode="null")[1:])
 
 
 def sampling_of(

@@ -44,8 +44,9 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
             return task.result()
         raise client_gone()
     finally:
-        task.cancel()
         gone.cancel()
+        if task.cancel():
+            await asyncio.wait({task})  # what it works on is in use until it has ended
 
 
 class EventStream(Response):
@@ -104,9 +105,9 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": last})
 
 
-def event_of(data: str) -> bytes:
+def event_of(data: bytes) -> bytes:
     """One server-sent event."""
-    return f"data: {data}\n\n".encode()
+    return b"data: %b\n\n" % data
 
 
 async def _next(events: AsyncGenerator[bytes, None]) -> bytes | None:

@@ -27,7 +27,7 @@ from recurra.serving.messages import (
 from recurra.serving.openapi import body_of
 from recurra.serving.parts import Parts
 from recurra.serving.responses import EventStream, api_json, event_of, while_connected
-from recurra.serving.service import new_id
+from recurra.serving.service import Service, new_id
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FREQUENCIES = {
@@ -70,14 +70,9 @@ def add_model_routes(api: FastAPI, parts: Parts) -> None:
         response_model=CompletionResponse,
         openapi_extra=body_of(CompletionRequest),
     )
-    async def complete(request: Request) -> Response:
+    async def complete() -> Response:
         """Continue a text. With `stream` the answer is a stream of server-sent events that ends with `[DONE]`."""
-        message = parse(CompletionRequest, request.scope[BODY])
-        completions = Completions(service)
-        if not message.stream:
-            done = await while_connected(request, completions.complete(message))
-            return Response(done.model_dump_json(), media_type="application/json")
-        return await EventStream.open(request, _chunks(completions, message))
+        raise AssertionError("app.Complete answers this route before FastAPI sees it.")
 
     @api.post("/v1/timeseries/forecast", tags=["forecast"], openapi_extra=body_of(ForecastRequest))
     async def forecast(request: Request) -> Response:
@@ -117,10 +112,20 @@ def add_model_routes(api: FastAPI, parts: Parts) -> None:
         return api_json({"ready": ready}, 200 if ready else 503)
 
 
-async def _chunks(completions: Completions, message: CompletionRequest) -> AsyncGenerator[bytes, None]:
+async def completed(service: Service, request: Request) -> Response:
+    """The answer to `POST /v1/completions`."""
+    message = parse(CompletionRequest, request.scope[BODY])
+    completions = Completions(service)
+    if not message.stream:
+        done = await while_connected(request, completions.complete(message))
+        return Response(done.model_dump_json(), media_type="application/json")
+    return await EventStream.open(request, _events(completions, message))
+
+
+async def _events(completions: Completions, message: CompletionRequest) -> AsyncGenerator[bytes, None]:
     async with aclosing(completions.stream(message)) as chunks:
         async for chunk in chunks:
-            yield event_of(chunk.model_dump_json(exclude_none=False))
+            yield event_of(chunk)
 
 
 def _instance(item: SeriesInput, index: int) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
 async def _events(sessions: SessionDesks, id: str, message: SessionStep) -> AsyncGenerator[bytes, None]:
     async with aclosing(sessions.stream(id, message)) as source:
         async for event in source:
-            yield event_of(json.dumps(event, ensure_ascii=False))
+            yield event_of(json.dumps(event, ensure_ascii=False).encode())
 
 
 def _json(message: SessionAnswer, status: int = 200) -> Response:
