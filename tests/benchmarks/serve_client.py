@@ -50,13 +50,13 @@ def run(
         refused_pause_s: How long a client that was answered with 429 or 503 rests first.
     """
     report = Report()
-    resting: deque[tuple[float, _Connection]] = deque()
+    resting: deque[tuple[float, Connection]] = deque()
     poll = select.epoll()
     connections = {}
     turn = 0
     begin = time.perf_counter()
     for _ in range(clients):
-        connection = _Connection(host, port)
+        connection = Connection(host, port)
         connections[connection.socket.fileno()] = connection
         poll.register(connection.socket.fileno(), select.EPOLLIN)
         connection.send(requests[turn % len(requests)])
@@ -87,7 +87,7 @@ def run(
                 poll.unregister(number)
                 connection.socket.close()
                 del connections[number]
-                connection = _Connection(host, port)
+                connection = Connection(host, port)
                 connections[connection.socket.fileno()] = connection
                 poll.register(connection.socket.fileno(), select.EPOLLIN)
             connection.send(requests[turn % len(requests)])
@@ -98,7 +98,9 @@ def run(
     return report
 
 
-class _Connection:
+class Connection:
+    """One at a time: a request, and its answer with a content length."""
+
     def __init__(self, host: str, port: int) -> None:
         self.socket = socket.create_connection((host, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,27 +1,71 @@
-"""FastAPI and uvicorn, as its documentation shows a model endpoint: pydantic in, a thread of the pool computes."""
+"""FastAPI and uvicorn, as its documentation shows model endpoints: pydantic in, a thread of the pool computes a request."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+from collections.abc import AsyncIterator
 
 import torch
 import uvicorn
-from classifier import load
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from networks import load_classifier, load_language, sample
 from pydantic import BaseModel
 
 app = FastAPI()
-model = load()
+language = os.environ["BENCH_MODEL"] == "language"
+model = load_language() if language else load_classifier()
+sessions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
 
-class Request(BaseModel):
+class Classify(BaseModel):
     tokens: list[int]
 
 
+class Generate(BaseModel):
+    prompt: str
+    max_tokens: int
+
+
+class Step(BaseModel):
+    session: str
+    token: int
+
+
 @app.post("/predict")
-def predict(request: Request) -> dict[str, list[float]]:
+def predict(request: Classify) -> dict[str, list[float]]:
     with torch.inference_mode():
         return {"scores": model(torch.tensor([request.tokens]))[0].tolist()}
+
+
+@app.post("/generate")
+async def generate(request: Generate) -> StreamingResponse:
+    return StreamingResponse(tokens(request), media_type="text/event-stream")
+
+
+async def tokens(request: Generate) -> AsyncIterator[str]:
+    """A thread for each token would cost more than the step, so it is computed here; the others get their turn in between."""
+    with torch.inference_mode():
+        logits, state = model.start([request.prompt])
+    for left in reversed(range(request.max_tokens)):
+        with torch.inference_mode():
+            token = sample(logits)
+            if left:
+                logits, state = model.step(token, state)
+        yield f"data: {json.dumps({'text': chr(token.item())})}\n\n"
+        await asyncio.sleep(0)
+    yield "data: [DONE]\n\n"
+
+
+@app.post("/step")
+async def step(request: Step) -> dict[str, int]:
+    """The state is in this process alone."""
+    with torch.inference_mode():
+        state = sessions.get(request.session) or model.start([""])[1]
+        logits, sessions[request.session] = model.step(torch.tensor([request.token]), state)
+        return {"next": int(logits.argmax())}
 
 
 @app.get("/health")

@@ -6,22 +6,22 @@ import os
 
 import litserve
 import torch
-from classifier import load
+from networks import load_classifier
 
 
 class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.model = load()
+        self.model = load_classifier()
 
     def decode_request(self, request: dict) -> torch.Tensor:
         return torch.tensor(request["tokens"])
 
-    def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack(inputs)
+    def batch(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        return inputs
 
-    def predict(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+    def predict(self, rows: list[torch.Tensor]) -> torch.Tensor:
         with torch.inference_mode():
-            return self.model(tokens_BT)
+            return self.model.classify(rows)
 
     def unbatch(self, output: torch.Tensor) -> list[torch.Tensor]:
         return list(output)

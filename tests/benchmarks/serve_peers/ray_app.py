@@ -1,0 +1,103 @@
+"""Ray Serve with `@serve.batch`, HAProxy and throughput flags on (the environment has them): a FastAPI ingress that batches.
+
+The batch functions block the replica's event loop on purpose: one that awaits makes tiny batches. Annotations are
+not postponed: FastAPI could not resolve them in a class that Ray has pickled.
+"""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+
+import torch
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from networks import load_classifier, load_language, sample
+from pydantic import BaseModel
+from ray import serve
+
+api = FastAPI()
+WAIT_S = float(os.environ.get("BENCH_BATCH_WAIT_S", "0.005"))
+STREAMS = int(os.environ.get("BENCH_CONCURRENT_BATCHES", "1"))
+"""With several, who comes need not wait until the longest sequence of a batch has ended; but the batches are smaller."""
+
+
+class Classify(BaseModel):
+    tokens: list[int]
+
+
+class Generate(BaseModel):
+    prompt: str
+    max_tokens: int
+
+
+class Step(BaseModel):
+    session: str
+    token: int
+
+
+@serve.deployment(max_ongoing_requests=2048, ray_actor_options={"num_cpus": 1})
+@serve.ingress(api)
+class Server:
+    def __init__(self, language: bool) -> None:
+        self.model = load_language() if language else load_classifier()
+        self.sessions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=WAIT_S)
+    async def classify(self, rows: list[list[int]]) -> list[list[float]]:
+        with torch.inference_mode():
+            return self.model.classify([torch.tensor(row) for row in rows]).tolist()
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=WAIT_S, max_concurrent_batches=STREAMS)
+    async def tokens(self, requests: list[Generate]) -> AsyncIterator[list[object]]:
+        """As documented: an item that has ended gets StopIteration once, which ends its request; the batch goes on."""
+        lengths = torch.tensor([request.max_tokens for request in requests])
+        alive = torch.arange(len(requests))
+        with torch.inference_mode():
+            logits, state = self.model.start([request.prompt for request in requests])
+        for number in range(1, int(lengths.max()) + 2):
+            events: list[object] = [StopIteration] * len(requests)
+            if len(alive):
+                with torch.inference_mode():
+                    chosen = sample(logits)
+                    for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
+                        events[row] = f"data: {json.dumps({'text': chr(token)})}\n\n"
+                    stay = lengths[alive] > number
+                    if not stay.all():
+                        alive, chosen, state = alive[stay], chosen[stay], (state[0][stay], state[1][stay])
+                    if len(alive):
+                        logits, state = self.model.step(chosen, state)
+            yield events
+            await asyncio.sleep(0)
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.001)
+    async def advance(self, requests: list[Step]) -> list[int]:
+        with torch.inference_mode():
+            blank = torch.zeros(256), torch.zeros(256)
+            states = [self.sessions.get(request.session, blank) for request in requests]
+            state = torch.stack([h for h, _ in states]), torch.stack([c for _, c in states])
+            logits, (h_BH, c_BH) = self.model.step(torch.tensor([request.token for request in requests]), state)
+            for row, request in enumerate(requests):
+                self.sessions[request.session] = h_BH[row], c_BH[row]
+            return logits.argmax(1).tolist()
+
+    @api.post("/predict")
+    async def predict(self, request: Classify) -> dict[str, list[float]]:
+        return {"scores": await self.classify(request.tokens)}
+
+    @api.post("/generate")
+    async def generate(self, request: Generate) -> StreamingResponse:
+        return StreamingResponse(self.tokens(request), media_type="text/event-stream")
+
+    @api.post("/step")
+    async def step(self, request: Step) -> dict[str, int]:
+        return {"next": await self.advance(request)}
+
+    @api.get("/health")
+    async def health(self) -> dict[str, bool]:
+        return {"ready": True}
+
+
+def build(args: dict[str, str]) -> serve.Application:
+    """What the Serve file's `import_path` names."""
+    return Server.bind(args["model"] == "language")
