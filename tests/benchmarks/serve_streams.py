@@ -16,6 +16,7 @@ from serve_client import Connection, Report
 TEXT = re.compile(rb'"text": ?"([a-z ]*)"')
 END = b"\r\n0\r\n\r\n"
 """The last chunk of a chunked answer."""
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -77,7 +78,7 @@ def stream(
     for one in open_streams.values():
         one.send(*next(requests))
     started = begin + warm_s
-    end = started + seconds if seconds else float("inf")
+    end = started + (seconds or PATIENCE_S)
     running = warm_s == 0
     left = clients
     while left and (now := time.perf_counter()) < end:
@@ -85,7 +86,7 @@ def stream(
             running = True
             for one in open_streams.values():
                 one.counted = one.tokens()
-        for number, _ in poll.poll(min(end, begin + 60 if not seconds else end) - now if running else started - now):
+        for number, _ in poll.poll((end if running else started) - now):
             one = open_streams[number]
             data = one.socket.recv(1 << 16)
             now = time.perf_counter()
@@ -109,7 +110,9 @@ def stream(
             else:
                 left -= 1
                 poll.unregister(number)
-    report.seconds = time.perf_counter() - max(begin, started)
+    if left and not seconds:
+        report.failures.append(f"{left} streams had not ended after {PATIENCE_S:g} s")
+    report.seconds = time.perf_counter() - started
     for one in open_streams.values():
         if seconds:
             report.tokens += one.tokens() - one.counted
