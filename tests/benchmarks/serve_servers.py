@@ -122,7 +122,7 @@ def own_server(work: Path, model: SequenceModel, task: Task, name: str = "clf") 
     )
     Registry(registry).publish(name, parts, save_weights(model), alias="production")
     run = ServeRun(name=name, model=f"{name}@production", registry=registry, serve=ServeConfig())
-    with LocalCluster(Path(tempfile.mkdtemp(dir=work)), ClusterOptions(num_cpus=2)) as cluster:
+    with LocalCluster(Path(tempfile.mkdtemp(dir=work)), ClusterOptions(num_cpus=2, ends_with_us=True)) as cluster:
         port = cluster.record.ports.http
         ServeApi(cluster.dashboard_url).deploy(run, http_port=port, timeout_s=180, progress=lambda _: None)
         yield port
@@ -140,7 +140,7 @@ def peer_server(peer: Peer, model: str, weights: Path, venvs: Path) -> Iterator[
             yield port
         return
     environment |= {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "", "PYTHONPATH": str(PEERS)}
-    options = ClusterOptions(num_cpus=2, environment=environment)
+    options = ClusterOptions(num_cpus=2, environment=environment, ends_with_us=True)
     with LocalCluster(Path(tempfile.mkdtemp(dir=weights)), options) as cluster:
         port = cluster.record.ports.http
         application = {
