@@ -25,8 +25,9 @@ from recurra.orchestration.release import released
 from recurra.registry.bundle import BundleParts
 from recurra.registry.registry import Registry
 from recurra.serving.client import Client
-from recurra.serving.config import AutoscalingConfig, ServeConfig
+from recurra.serving.config import ServeConfig
 from recurra.serving.run import ServeRun
+from recurra.serving.scaling import AutoscalingConfig
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 
 pytestmark = pytest.mark.ray

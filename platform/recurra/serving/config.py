@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from recurra.config.section import Section
+from recurra.serving.scaling import Autoscaling, AutoscalingConfig
 
 
 class VaultConfig(Section):
@@ -52,17 +53,6 @@ class SessionConfig(Section):
     """Where states are written through to; null = `sessions` beside the registry."""
     trust_s: float = Field(default=10.0, gt=0)
     """Seconds that a replica believes its own copy of a session before it looks into the store for a newer one."""
-
-
-class AutoscalingConfig(Section):
-    """When replicas come and go. The signal is the engine's load, not open connections."""
-
-    target_load: float = Field(default=0.7, gt=0, le=1)
-    """Wanted (busy slots + queue) / slots of each replica."""
-    upscale_delay_s: float = Field(default=3.0, ge=0)
-    downscale_delay_s: float = Field(default=60.0, ge=0)
-    look_back_s: float = Field(default=5.0, gt=0)
-    """Window over which the load is averaged."""
 
 
 class GuardConfig(Section):
@@ -134,7 +124,9 @@ class ServeConfig(Section):
     """Replicas, in percent and rounded up, that an update may start before it stops old ones. 0 = for a cluster without
     room for one more: an old one goes first, and a single replica leaves a gap."""
     canary: CanaryConfig | None = None
-    autoscaling: AutoscalingConfig = AutoscalingConfig()
+    autoscaling: Autoscaling = AutoscalingConfig()
+    """responsive: more replicas after a second of too much load, fewer after a minute of too little. steady: after 5 seconds
+    and 5 minutes. Or settings of your own; those left out are those of responsive."""
     sessions: SessionConfig = SessionConfig()
 
     @model_validator(mode="after")

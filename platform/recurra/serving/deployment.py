@@ -17,13 +17,14 @@ from recurra.config.env import api_key
 from recurra.config.load import parse
 from recurra.errors import ClusterError
 from recurra.serving.app import build_asgi
-from recurra.serving.autoscaling import LOAD
+from recurra.serving.autoscaling import LOAD, TICK_P95_MS
 from recurra.serving.bundles import Bundles
 from recurra.serving.direct import adopt
 from recurra.serving.edge import App
 from recurra.serving.lineup import Lineup
 from recurra.serving.run import ServeRun
 from recurra.serving.session_keeping import fingerprint
+from recurra.serving.tick_times import TickTimes
 from recurra.serving.vault_actors import VaultSettings, vault_shards
 from recurra.serving.vault_log import agreed_shards
 from recurra.serving.vault_shard import ShardOptions
@@ -33,6 +34,9 @@ from recurra.telemetry.fleet import FleetReporter, fleet_exposition_async
 DEPLOYMENT = "replica"
 CONSTRUCTOR_TRIES = 3
 HEALTH_PERIOD_S = 5.0
+PUSH_S = 1.0
+"""Between two reports of a replica's load. Ray 2.60 goes by the deprecated setting and not by the variables that are to
+replace it (config/env.py), and would else hear of a load up to 10 s late."""
 SWITCH_S = 0.0005
 """How long the engine's thread, back from the model, waits for the event loop to let go of the interpreter; Python's own
 5 ms are as long as a forward pass of 32 sequences."""
@@ -70,6 +74,7 @@ class Replica:
             owner=fingerprint(self._key),
         )
         self._trial = bundles.trial(self._lineup) if canary is not None else None
+        self._ticks = TickTimes(self._lineup.stable.service.metrics)
         self._route_prefix = run.serve.route_prefix
         self._lineup.stable.service.metrics.gauge("recurra_model_load_seconds").set(time.perf_counter() - begin)
         gc.collect()
@@ -87,7 +92,7 @@ class Replica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `LoadPolicy` reads."""
-        return {LOAD: self._lineup.mean_load()}
+        return {LOAD: self._lineup.mean_load(), TICK_P95_MS: self._ticks.p95_ms()}
 
     @asynccontextmanager
     async def _reporting(self) -> AsyncIterator[None]:
@@ -120,9 +125,12 @@ def _options(run: ServeRun) -> dict[str, Any]:
         max_replicas=high,
         upscale_delay_s=scaling.upscale_delay_s,
         downscale_delay_s=scaling.downscale_delay_s,
+        downscale_to_zero_delay_s=scaling.idle_s,
         look_back_period_s=scaling.look_back_s,
+        metrics_interval_s=min(PUSH_S, scaling.look_back_s / 2),
         policy=AutoscalingPolicy(
-            policy_function="recurra.serving.autoscaling:LoadPolicy", policy_kwargs={"target": scaling.target_load}
+            policy_function="recurra.serving.autoscaling:LoadPolicy",
+            policy_kwargs={"target": scaling.target_load, "tick_p95_ms": scaling.tick_p95_ms},
         ),
     )
     return options
