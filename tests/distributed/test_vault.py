@@ -17,7 +17,6 @@ from tests.distributed.test_serving import Service, publish, wait_for
 from recurra.orchestration.local_cluster import LocalCluster
 from recurra.serving.client import Client
 from recurra.serving.config import ServeConfig
-from recurra.serving.vault_actors import node_of
 
 pytestmark = pytest.mark.ray
 
@@ -139,11 +138,3 @@ def test_a_vault_that_ends_is_found_again_in_the_store(service):
         answer = session.step({"text": "main"}, generate=GREEDY)
 
     assert answer["step"] == number + 4 + 8
-
-
-@pytest.mark.parametrize(("shards", "nodes"), [(2, 2), (4, 2), (3, 3), (4, 3), (7, 3), (5, 4), (2, 5)])
-def test_neighbouring_shards_are_on_different_nodes(shards, nodes):
-    """A node that dies takes a record or its copy, never both."""
-    placed = [node_of(index, shards, [f"n{number}" for number in range(nodes)]) for index in range(shards)]
-
-    assert all(placed[index] != placed[(index + 1) % shards] for index in range(shards))

@@ -1,7 +1,7 @@
 """The vault on Ray: each shard a named, detached actor that outlives replicas and is started again when its process dies.
 
-Neighbouring shards are put on different nodes where there are several. Whoever needs a shard starts it if it does not
-run: replicas, and the other shards.
+Neighbouring shards are put on different nodes where there are several, also when the nodes come later (vault_places.py).
+Whoever needs a shard starts it if it does not run: replicas, and the other shards.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +17,20 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from recurra.errors import ClusterError
+from recurra.errors import ClusterError, StorageError
+from recurra.serving.vault_copies import ShardLostError, Whole
 from recurra.serving.vault_log import VaultLog
+from recurra.serving.vault_places import homes, must_move, node_of
 from recurra.serving.vault_record import Commit, Loaded
-from recurra.serving.vault_shard import ShardLostError, ShardOptions, VaultShard, Whole
+from recurra.serving.vault_shard import ShardOptions, VaultShard
 from recurra.storage.url import open_store
 
 log = logging.getLogger(__name__)
 
 NAMESPACE = "recurra"
 OPEN_CALLS = 1000
+LOOK_S = 10.0
+"""Between two looks at where the neighbours are."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,14 @@ class ActorShard:
         except RayActorError as exc:
             raise self._lost(exc) from exc
 
+    async def node(self) -> str | None:
+        """Id of the node that it runs on; None while it does not. It is not started for this."""
+        try:
+            handle = await asyncio.to_thread(ray.get_actor, self._settings.actor_name(self._index), NAMESPACE)
+            return str(await handle.node.remote())
+        except (RayActorError, ValueError):
+            return None
+
     async def _found(self) -> Any:
         if self._handle is None:
             async with self._finding:
@@ -127,7 +138,7 @@ class ShardActor:
         self._shard: VaultShard | None = None
         self._starting = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._asked_s = time.monotonic()
+        self._asked_s = self._looked_s = time.monotonic()
 
     async def commit(self, commits: list[Commit]) -> list[str]:
         self._asked_s = time.monotonic()
@@ -157,6 +168,10 @@ class ShardActor:
     async def pid(self) -> int:
         """Of this process."""
         return os.getpid()
+
+    async def node(self) -> str:
+        """See `ActorShard.node`."""
+        return str(ray.get_runtime_context().get_node_id())
 
     async def _started(self) -> VaultShard:
         """The shard; its recovery goes on in the background, and its own methods wait for it where they must."""
@@ -189,16 +204,41 @@ class ShardActor:
                 )
                 await asyncio.sleep(1.0)
         self._tasks.append(asyncio.create_task(shard.run()))
-        while time.monotonic() - self._asked_s < self._settings.idle_s or shard.held["unflushed"]:
+        while not await self._is_over(shard):
             await asyncio.sleep(min(5.0, self._settings.idle_s))
-        await shard.flush()
         ray.kill(ray.get_actor(self._settings.actor_name(self._index), NAMESPACE), no_restart=True)
+
+    async def _is_over(self, shard: VaultShard) -> bool:
+        """Whether this process is to end, with everything in the log: nobody asks for it, or it lives on the wrong node."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s < self._settings.idle_s:
+            if now_s - self._looked_s < LOOK_S or not await self._is_misplaced():
+                return False
+            log.info("Shard %d of vault '%s' moves away from its neighbour.", self._index, self._settings.name)
+        try:
+            await shard.flush()
+        except StorageError as exc:
+            log.warning("Shard %d of vault '%s' cannot leave: %s", self._index, self._settings.name, exc)
+            return False
+        return True
+
+    async def _is_misplaced(self) -> bool:
+        shards = self._settings.shards
+        self._looked_s = time.monotonic()
+        neighbours = {(self._index - 1) % shards, (self._index + 1) % shards} - {self._index}
+        try:
+            async with asyncio.timeout(LOOK_S):
+                nodes = homes(await asyncio.to_thread(ray.nodes))
+                there = await asyncio.gather(*(ActorShard(self._settings, index).node() for index in neighbours))
+                return must_move(self._index, shards, nodes, await self.node(), there)
+        except TimeoutError:
+            return False  # a neighbour is being started again, maybe elsewhere
 
 
 def _actor(settings: VaultSettings, index: int) -> Any:
     if not ray.is_initialized():
         raise ClusterError("The vault needs a Ray cluster. Set serve.sessions.vault to null to do without it.")
-    node = node_of(index, settings.shards, sorted(node["NodeID"] for node in ray.nodes() if node["Alive"]))
+    node = node_of(index, settings.shards, homes(ray.nodes()))
     return (
         ray.remote(ShardActor)
         .options(
@@ -214,10 +254,3 @@ def _actor(settings: VaultSettings, index: int) -> Any:
         )
         .remote(settings, index)
     )
-
-
-def node_of(index: int, shards: int, nodes: Sequence[str]) -> str:
-    """The node of a shard: neighbours are apart where there are two nodes and an even number of shards, or more nodes."""
-    turn = index % len(nodes)
-    closes_the_ring = index == shards - 1 and index > 0 and turn == 0 and len(nodes) > 2
-    return nodes[1] if closes_the_ring else nodes[turn]

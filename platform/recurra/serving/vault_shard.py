@@ -14,9 +14,9 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from recurra.errors import NotFoundError, StorageError
+from recurra.serving.vault_copies import Copies, NextShard, Peer, ShardLostError, Whole
 from recurra.serving.vault_log import VaultLog
 from recurra.serving.vault_record import Commit, Loaded, Place, Record, record_of
 
@@ -27,34 +27,8 @@ STALE = "stale"
 OVER_BUDGET = "over_budget"
 MOST_SEGMENTS = 64
 TOMBSTONE_S = 3600.0
-BACKUP_TIMEOUT_S = 1.0
-AWAY_S = 0.3
-"""Seconds without a try after the next shard did not answer."""
 RECOVERY_S = 10.0
 """Seconds to wait for the next shard's copies before the log alone must do."""
-Whole = tuple[Commit, tuple[bytes, ...]]
-
-
-class ShardLostError(StorageError):
-    """The shard's process does not answer; it is started again meanwhile."""
-
-    code = "shard_lost"
-
-
-class Peer(Protocol):
-    """Another shard. Every method raises `ShardLostError` when it is away."""
-
-    async def backup(self, shard: int, commits: list[Commit], flushed: list[tuple[str, int]]) -> list[str]:
-        """Keep copies of commits. Returns ids whose version before is not here: send those whole."""
-
-    async def backup_whole(self, shard: int, records: list[Whole]) -> None:
-        """Keep copies of whole records."""
-
-    async def copies(self, shard: int) -> list[Whole]:
-        """All copies of a shard's records."""
-
-    async def flush(self) -> None:
-        """Write everything to the log."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +66,15 @@ class VaultShard:
     ) -> None:
         self.index = index
         self._log = log
-        self._before, self._after = before, after
+        self._before = before
+        self._next = NextShard(index, after) if after is not None else None
         self._options = options
         self._wall = wall
         self._records: OrderedDict[str, Record] = OrderedDict()
-        self._copies: dict[str, Record] = {}
+        self._copies = Copies()
         self._dirty: set[str] = set()
-        self._told: list[tuple[str, int]] = []
-        """Versions that have reached the log and that the next shard has not been told of."""
         self._bytes = 0
         self._owned: Counter[str] = Counter()
-        self._away_until_s = 0.0
         self._flushing = asyncio.Lock()
         self._ready = asyncio.Event()
 
@@ -141,35 +113,20 @@ class VaultShard:
 
     async def backup(self, shard: int, commits: list[Commit], flushed: list[tuple[str, int]]) -> list[str]:
         """See `Peer`."""
-        gaps = []
-        for commit in commits:
-            copy = self._copies.get(commit.id)
-            if commit.entry is None:
-                if copy is None or commit.version > copy.version:
-                    self._copies[commit.id] = record_of(commit)
-            elif copy is not None and copy.version == commit.version - 1:
-                copy.apply(commit)
-            elif copy is None or copy.version < commit.version:
-                gaps.append(commit.id)
-        for id, version in flushed:
-            copy = self._copies.get(id)
-            if copy is not None and copy.version <= version:
-                del self._copies[id]
-        return gaps
+        return self._copies.keep(commits, flushed)
 
     async def backup_whole(self, shard: int, records: list[Whole]) -> None:
         """See `Peer`."""
-        for commit, journal in records:
-            copy = self._copies.get(commit.id)
-            if copy is None or commit.version > copy.version:
-                self._copies[commit.id] = record_of(commit, journal)
+        self._copies.keep_whole(records)
 
     async def copies(self, shard: int) -> list[Whole]:
         """See `Peer`. Answered also before this shard itself is ready: two may start at once."""
-        return [record.whole() for record in self._copies.values()]
+        return self._copies.all()
 
     async def flush(self) -> None:
-        """Write everything that has changed to the log."""
+        """Write everything that has changed to the log. The next shard asks for it when it has come back."""
+        if self._next is not None:
+            self._next.is_back()
         async with self._flushing:
             await self._flush_locked()
 
@@ -277,19 +234,8 @@ class VaultShard:
 
     async def _secure(self, commits: list[Commit]) -> None:
         """Have the commits in a second place."""
-        loop = asyncio.get_running_loop()
-        if self._after is not None and loop.time() >= self._away_until_s:
-            told, self._told = self._told, []
-            try:
-                async with asyncio.timeout(BACKUP_TIMEOUT_S):
-                    gaps = await self._after.backup(self.index, commits, told)
-                    if gaps:
-                        await self._after.backup_whole(self.index, await self._wholes(gaps))
-                return
-            except (ShardLostError, TimeoutError):
-                self._told = told + self._told
-                self._away_until_s = loop.time() + AWAY_S
-                log.warning("Shard %d does not reach the next one; it writes to the store at once.", self.index)
+        if self._next is not None and await self._next.keep(commits, self._wholes):
+            return
         wanted = {commit.id: commit.version for commit in commits}
         async with self._flushing:
             # Whoever waited for the lock may find its commits written by the one before.
@@ -322,8 +268,8 @@ class VaultShard:
     def _flushed(self, record: Record, version: int, place: Place) -> None:
         self._log.drop(record.place)
         record.place, record.flushed = place, version
-        if self._after is not None:
-            self._told.append((record.id, version))
+        if self._next is not None:
+            self._next.flushed(record.id, version)
         if record.version != version:
             self._dirty.add(record.id)
 
@@ -368,12 +314,12 @@ class VaultShard:
             self._owned[record.owner] += sign * (record.size_bytes + in_log)
 
     async def _recover_copies(self) -> list[Whole]:
-        if self._after is None:
+        if self._next is None:
             return []
         until_s = time.monotonic() + RECOVERY_S
         while True:
             try:
-                return await self._after.copies(self.index)
+                return await self._next.copies()
             except ShardLostError as exc:
                 if time.monotonic() > until_s:
                     log.warning("Shard %d starts from its log alone: %s", self.index, exc)

@@ -18,8 +18,9 @@ from recurra.errors import ConflictError, RequestError, UnreachableError
 from recurra.serving.journal import from_entry, to_entry, worth_it
 from recurra.serving.slots import StateLayout
 from recurra.serving.snapshot import Snapshot, from_bytes, to_bytes
+from recurra.serving.vault_copies import ShardLostError
 from recurra.serving.vault_record import Commit, Loaded
-from recurra.serving.vault_shard import OVER_BUDGET, STALE, ShardLostError
+from recurra.serving.vault_shard import OVER_BUDGET, STALE
 from recurra.serving.versions import Versions
 
 log = logging.getLogger(__name__)

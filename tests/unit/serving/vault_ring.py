@@ -6,9 +6,10 @@ import asyncio
 import threading
 import time
 
+from recurra.serving.vault_copies import ShardLostError
 from recurra.serving.vault_log import VaultLog
 from recurra.serving.vault_record import Commit
-from recurra.serving.vault_shard import ShardLostError, ShardOptions, VaultShard
+from recurra.serving.vault_shard import ShardOptions, VaultShard
 from recurra.storage.store import Store
 
 
