@@ -105,6 +105,10 @@ class ActorShard:
         except RayActorError as exc:
             raise self._lost(exc) from exc
 
+    async def meet(self) -> None:
+        """See `vault_versions.Shard`."""
+        await self._found()
+
     async def node(self) -> str | None:
         """Id of the node that it runs on; None while it does not. It is not started for this."""
         try:

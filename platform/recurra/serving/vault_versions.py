@@ -47,6 +47,9 @@ class Shard(Protocol):
     async def flush(self) -> None:
         """See `VaultShard.flush`."""
 
+    async def meet(self) -> None:
+        """Find it now: while the cluster's head is away it could not be found."""
+
 
 @dataclass(frozen=True)
 class Replica:
@@ -80,6 +83,7 @@ class VaultVersions(Versions):
         self._loads = [_Batches(shard.load) for shard in shards]
         self._replica = replica
         self._before = before
+        self._meeting: asyncio.Future[list[BaseException | None]] | None = None
 
     async def add(self, snapshot: Snapshot, consumed: NDArray[Any] | None = None) -> Snapshot:
         entry = whole = None
@@ -102,6 +106,7 @@ class VaultVersions(Versions):
             snapshot=whole,
             entry=entry,
         )
+        self._meet_all()
         outcome = await self._commits[self._shard_of(snapshot.id)].ask(commit)
         if outcome == STALE:
             raise ConflictError(f"Session {snapshot.id[:8]}… has moved on, or another replica has taken it over.")
@@ -111,6 +116,7 @@ class VaultVersions(Versions):
 
     async def newest(self, id: str, known: Snapshot | None = None, *, take: bool = False) -> Snapshot:
         version = known.version if known is not None else 0
+        self._meet_all()
         loaded = await self._loads[self._shard_of(id)].ask((id, version, take))
         if loaded is None:
             return replace(await self._before.newest(id), journaled=0)
@@ -132,6 +138,11 @@ class VaultVersions(Versions):
             if failure is not None:
                 log.warning("A shard was not flushed while this replica left: %r", failure)
         await self._before.close()
+
+    def _meet_all(self) -> None:
+        """With the first session, see that every shard is known, whichever the next sessions are in."""
+        if self._meeting is None:
+            self._meeting = asyncio.gather(*(shard.meet() for shard in self._shards), return_exceptions=True)
 
     def _shard_of(self, id: str) -> int:
         return int.from_bytes(hashlib.sha256(id.encode()).digest()[:8], "little") % len(self._commits)

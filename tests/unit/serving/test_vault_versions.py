@@ -184,3 +184,16 @@ def test_a_vault_that_stays_away_is_said(serve, store, vault, monkeypatch):
     assert (response.status_code, error_of(response)["code"]) == (503, "session_store_failed")
     vault.do(vault.ring.start())
     assert server.post("/v1/sessions").status_code == 201
+
+
+def test_the_first_session_has_all_shards_found(serve, store, vault):
+    """A shard that is first looked for when a session needs it may be needed while the cluster has no head to ask."""
+    server = serve(language_service(store.child("met")), vault=vault.shards)
+    before = [link.met for link in vault.ring.links]
+    server.post("/v1/sessions").raise_for_status()
+    until_s = time.monotonic() + 10
+    while not all(link.met for link in vault.ring.links):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+
+    assert before == [False, False]

@@ -19,6 +19,7 @@ class Link:
     def __init__(self, ring: Ring, index: int) -> None:
         self._ring = ring
         self._index = index
+        self.met = False
 
     @property
     def _shard(self) -> VaultShard:
@@ -46,6 +47,9 @@ class Link:
 
     async def flush(self):
         await self._shard.flush()
+
+    async def meet(self):
+        self.met = bool(self._shard)
 
     def _alive(self, shard: VaultShard, answer):
         """What a process says after its death is never heard."""
@@ -130,3 +134,6 @@ class Remote:
 
     async def flush(self):
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._link.flush(), self._loop))
+
+    async def meet(self):
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._link.meet(), self._loop))
