@@ -25,8 +25,9 @@ def node_of(index: int, shards: int, nodes: Sequence[str]) -> str:
 
 
 def must_move(index: int, shards: int, nodes: Sequence[str], here: str, neighbours: Collection[str | None]) -> bool:
-    """Whether a shard should go to its own node: it shares this one with a neighbour, as after the loss of a node.
+    """Whether a shard should go to its own node: it shares this one with a neighbour, as after the loss of a node, or this is
+    no home any more, as when the workers came after the head.
 
-    One that does not share stays, wherever it is: to move costs its sessions the start of a process.
+    Another one stays, wherever it is: to move costs its sessions the start of a process.
     """
-    return here in neighbours and node_of(index, shards, nodes) != here
+    return (here in neighbours or here not in nodes) and node_of(index, shards, nodes) != here

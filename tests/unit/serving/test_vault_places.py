@@ -53,3 +53,9 @@ def test_a_shard_that_shares_with_nobody_stays():
     """Even where another node would be its own by the rule: each move keeps sessions waiting."""
     assert not must_move(0, 2, ["a", "b"], "b", {"a"})
     assert not must_move(0, 2, ["a"], "a", {"a"})
+
+
+def test_a_shard_leaves_a_head_when_the_workers_come():
+    """Its sessions would else wait for the head to come back, should it die."""
+    assert must_move(1, 2, ["a", "b"], "head", {"a"})
+    assert not must_move(1, 2, ["a", "head"], "head", {"a"})
