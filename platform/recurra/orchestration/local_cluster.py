@@ -24,10 +24,12 @@ from recurra.config.env import child_environment
 from recurra.errors import ClusterError
 from recurra.orchestration.guard import Guard, Marked
 from recurra.orchestration.ports import ClusterPorts
-from recurra.orchestration.processes import processes_with, stop_all, url_answers
+from recurra.orchestration.processes import kill_all, processes_with, stop_all, url_answers
+from recurra.orchestration.ray_start import head_arguments, node_arguments, node_environment
 
-OBJECT_STORE_BYTES = 200_000_000
 TOKEN_VARIABLE = "RECURRA_CLUSTER_TOKEN"
+ADDRESS_FILE = "ray_current_cluster"
+NODE_VARIABLE = "RECURRA_CLUSTER_NODE"
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class ClusterOptions:
     start_timeout_s: float = 120.0
     ends_with_us: bool = False
     """Whether the cluster ends when this process does, even if it is killed."""
+    durable: bool = False
+    """Whether the head keeps its tables on disk, so that `restart_head` finds nodes and actors again."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ class LocalCluster:
     def _start_head(self, ports: ClusterPorts) -> None:
         record = ClusterRecord(secrets.token_hex(8), 0, "", _short_temp_dir(), ports)
         self._record = record
-        process = self._spawn(_head_arguments(record, self.options.num_cpus), self.log_file, ports.environment())
+        process = self._spawn(
+            head_arguments(ports, record.temp_dir, self.options.num_cpus), self.log_file, ports.environment()
+        )
         self._record = replace(record, pid=process.pid)
         try:
             self._write_record()
@@ -154,13 +160,32 @@ class LocalCluster:
         extra = {**self.record.ports.environment(), **self.record.ports.of_node(number).environment()}
         arguments = [f"--address={self.address}", f"--resources={json.dumps(dict(resources or {}))}"]
         log_file = self.directory / f"ray-node-{number}.log"
-        process = self._spawn([*arguments, *_node_arguments(num_cpus)], log_file, extra, number)
+        process = self._spawn([*arguments, *node_arguments(num_cpus)], log_file, extra, number)
         deadline = time.monotonic() + self.options.start_timeout_s
         while "Ray runtime started" not in _tail(log_file):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise ClusterError(f"The Ray node did not join {self.address}. End of {log_file}:\n{_tail(log_file)}")
             time.sleep(0.1)
         return process.pid
+
+    def kill_node(self, pid: int) -> None:
+        """SIGKILL to every process of a node at once, as if its power went: of `add_node`, or `record.pid` for the head."""
+        (number,) = (number for number, child in enumerate(self._children) if child.pid == pid)
+        kill_all(lambda: processes_with(NODE_VARIABLE, f"{self.record.token}-{number}", group=pid))
+
+    def restart_head(self) -> None:
+        """Start the head of a durable cluster anew after `kill_node`, at its address and with what it knew.
+
+        Raises:
+            ClusterError: It did not start.
+        """
+        ports = self.record.ports
+        (Path(self.record.temp_dir) / ADDRESS_FILE).unlink(missing_ok=True)  # Ray takes it for a head that runs
+        arguments = head_arguments(ports, self.record.temp_dir, self.options.num_cpus)
+        process = self._spawn(arguments, self.log_file, ports.environment())
+        self._record = replace(self.record, pid=process.pid)
+        self._wait_until_ready(process)
+        self._write_record()
 
     def environment(self) -> dict[str, str]:
         """What a driver or a `recurra` command sets to use this cluster and its store."""
@@ -217,15 +242,13 @@ class LocalCluster:
     ) -> subprocess.Popen[bytes]:
         record = self.record
         environment = child_environment(
-            # A local cluster has nowhere to drain to: without these a stop waits 30 s for replicas to go.
-            RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0",
-            RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S="2",
-            **_haproxy_files(f"{record.temp_dir}/h{node}"),
+            **node_environment(record.temp_dir, node, durable=self.options.durable),
             **extra,
         )
         # Entry points of jobs run in a shell: 'python' and 'recurra' are to be the ones that started the cluster.
         path = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', os.defpath)}"
         environment |= {"PATH": path, **self.options.environment, TOKEN_VARIABLE: record.token}
+        environment[NODE_VARIABLE] = f"{record.token}-{len(self._children)}"
         environment.pop("RAY_ADDRESS", None)
         with log_file.open("wb") as log:
             process = subprocess.Popen(
@@ -241,7 +264,7 @@ class LocalCluster:
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         record = self.record
-        address_file = Path(record.temp_dir) / "ray_current_cluster"
+        address_file = Path(record.temp_dir) / ADDRESS_FILE
         deadline = time.monotonic() + self.options.start_timeout_s
         while True:
             if process.poll() is not None:
@@ -258,46 +281,6 @@ class LocalCluster:
                     self._record = replace(record, address=address)
                     return
             time.sleep(0.1)
-
-
-def _head_arguments(record: ClusterRecord, num_cpus: int | None) -> list[str]:
-    ports = record.ports
-    return [
-        "--head",
-        f"--port={ports.gcs}",
-        f"--dashboard-port={ports.dashboard}",
-        "--dashboard-host=127.0.0.1",
-        f"--ray-client-server-port={ports.client}",
-        f"--metrics-export-port={ports.metrics}",
-        f"--dashboard-agent-listen-port={ports.agent}",
-        f"--dashboard-agent-grpc-port={ports.agent_grpc}",
-        f"--runtime-env-agent-port={ports.runtime_env}",
-        f"--temp-dir={record.temp_dir}",
-        *_node_arguments(num_cpus),
-    ]
-
-
-def _node_arguments(num_cpus: int | None) -> list[str]:
-    return [
-        "--disable-usage-stats",
-        "--log-style=record",
-        f"--object-store-memory={OBJECT_STORE_BYTES}",
-        # 0 = any free port: the default range 10002-19999 is shared by every cluster and takes other servers' ports.
-        "--min-worker-port=0",
-        "--max-worker-port=0",
-        *([f"--num-cpus={num_cpus}"] if num_cpus is not None else []),
-    ]
-
-
-def _haproxy_files(folder: str) -> dict[str, str]:
-    """Ray puts a folder of 56 letters between `folder` and the name, and HAProxy takes socket paths up to 97 bytes."""
-    return {
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/a.sock",
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/server-state",
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{folder}/m.sock",
-    }
 
 
 def _short_temp_dir() -> str:

@@ -43,7 +43,12 @@ def stop_all(
     deadline = time.monotonic() + (polite_s if asked else 0.0)
     while processes() and time.monotonic() < deadline:
         time.sleep(0.1)
-    deadline = time.monotonic() + forced_s
+    return kill_all(processes, forced_s)
+
+
+def kill_all(processes: Callable[[], list[int]], timeout_s: float = 10.0) -> list[int]:
+    """SIGKILL to whatever `processes` finds, until there is nothing; returns what is left after that time."""
+    deadline = time.monotonic() + timeout_s
     while (left := processes()) and time.monotonic() < deadline:
         for pid in left:
             _signal(pid, signal.SIGKILL)

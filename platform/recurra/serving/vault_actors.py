@@ -24,6 +24,7 @@ from recurra.serving.vault_places import homes, must_move, node_of
 from recurra.serving.vault_record import Commit, Loaded
 from recurra.serving.vault_shard import ShardOptions, VaultShard
 from recurra.storage.url import open_store
+from recurra.telemetry.fleet import SOME_MEMORY
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +252,7 @@ def _actor(settings: VaultSettings, index: int) -> Any:
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
+            memory=SOME_MEMORY,
             max_restarts=-1,
             max_task_retries=0,
             max_concurrency=OPEN_CALLS,

@@ -29,6 +29,8 @@ ACTOR_NAME = "recurra-metrics"
 NAMESPACE = "recurra"
 MAX_SOURCES = 10_000
 """Each source keeps one call to the actor open."""
+SOME_MEMORY = 1.0
+"""Bytes; Ray puts an actor that asks for nothing at all on a node at random, whatever (soft) affinity it has."""
 
 
 _handle: tuple[str, Any] | None = None
@@ -55,6 +57,7 @@ def fleet_actor(address: str | None = None) -> Any:
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
+            memory=SOME_MEMORY,
             max_restarts=-1,
             max_concurrency=MAX_SOURCES,
             scheduling_strategy=NodeAffinitySchedulingStrategy(_head_node_id(), soft=True),
