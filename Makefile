@@ -25,7 +25,7 @@ help:
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
 	@echo "make bench-data, bench-ntm, bench-step, bench-train, bench-checkpoint, bench-algorithmic,"
-	@echo "             bench-serve, bench-overload, bench-sessions: ours beside the peers where there are any;"
+	@echo "             bench-serve, bench-overload, bench-sessions, bench-autoscale: ours beside the peers, if any;"
 	@echo "             results are kept in tests/benchmarks/RESULTS.md"
 
 setup: $(STAMP)
