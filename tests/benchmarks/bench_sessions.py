@@ -2,7 +2,8 @@
 step waits at worst.
 
 Three replicas behind HAProxy, as they are deployed. Every session reads a text in small parts and generates a few tokens
-after each; what it must say is computed before in this process, undisturbed. The last line is JSON.
+after each; what it must say is computed before in this process, undisturbed. Something is killed whenever all are back
+from the kill before, and the load goes on until the last of them is. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import asyncio
 import json
 import os
 import random
-import signal
 import statistics
 import sys
 import tempfile
@@ -28,7 +28,7 @@ from recurra.config.env import apply_ray_environment
 apply_ray_environment()
 
 import ray
-from ray.util import state as ray_state
+from kills import Fleet, kill_all
 
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.models.config import ModelConfig
@@ -135,11 +135,12 @@ async def undisturbed(count: int, directory: Path) -> list[list[list[int]]]:
 
 
 class Sessions:
-    """All live sessions, each stepping once in `period_s`, until they have said everything."""
+    """All live sessions, each stepping once in `period_s`, until it is over or they have said everything."""
 
     def __init__(self, url: str, said: list[list[list[int]]], count: int, period_s: float) -> None:
         self.outcome = Outcome()
         self.finished = 0
+        self.over = False
         self._said = said
         self._count = count
         self._period_s = period_s
@@ -169,6 +170,8 @@ class Sessions:
         step = 0
         for turn, part in enumerate(parts_of(number % SCRIPTS, len(said))):
             await asyncio.sleep(max(0.0, begin + turn * self._period_s - time.monotonic()))
+            if self.over:
+                break
             ask = {"step": step, "input": {"text": part}, "generate": GENERATE}
             sent = time.monotonic()
             answer = await self._insist(http, f"/v1/sessions/{id}/step", ask)
@@ -206,52 +209,23 @@ class Sessions:
             pause_s = min(0.5, pause_s * 2)
 
 
-def replica_pids(cluster: LocalCluster) -> list[int]:
-    filters = [("state", "=", "ALIVE"), ("class_name", "=", f"ServeReplica:{APPLICATION}:replica")]
-    return [actor.pid for actor in ray_state.list_actors(cluster.dashboard_url, filters=filters)]
-
-
-def shard_pid(index: int) -> int:
-    actor = ray.get_actor(f"recurra-vault-{APPLICATION}-lm-{index}", "recurra")
-    return int(ray.get(actor.pid.remote(), timeout=60))
-
-
-def kill_all(cluster: LocalCluster, pauses_s: float, replicas: int, shards: int) -> int:
-    """Kill random replicas and shards, one at a time; a shard only while the others are well. Returns how many died."""
-    dice = random.Random(7)
-    order = ["replica"] * replicas + ["shard"] * shards
-    dice.shuffle(order)
-    done = 0
-    for kind in order:
-        time.sleep(pauses_s)
-        if kind == "shard":
-            pids = [shard_pid(index) for index in range(SHARDS)]
-            victim = dice.choice(pids)
-        else:
-            pids = replica_pids(cluster)
-            while len(pids) < 2:  # with none left there is nothing to measure but how fast Ray starts one
-                time.sleep(1)
-                pids = replica_pids(cluster)
-            victim = dice.choice(pids)
-        os.kill(victim, signal.SIGKILL)
-        done += 1
-        print(
-            f"{time.strftime('%H:%M:%S')} killed a {kind} ({len(pids)} there were), {done} of {len(order)}", flush=True
-        )
-    return done
-
-
 async def soak(arguments: argparse.Namespace, cluster: LocalCluster, directory: Path) -> dict:
-    count = int(arguments.seconds / arguments.period) + 1
+    count = int(arguments.most / arguments.period) + 1
     said = await undisturbed(count, directory / "undisturbed")
     sessions = Sessions(cluster.serve_url, said, arguments.sessions, arguments.period)
     running = asyncio.create_task(sessions.run())
     await asyncio.sleep(arguments.period + 2)  # all of them are live
     calm = len(sessions.outcome.gaps_s)
-    kills = arguments.replica_kills + arguments.shard_kills
-    pause_s = (arguments.seconds - arguments.period - 10) / kills
     saying = asyncio.create_task(sessions.say_progress())
-    done = await asyncio.to_thread(kill_all, cluster, pause_s, arguments.replica_kills, arguments.shard_kills)
+    killing = asyncio.to_thread(
+        kill_all,
+        Fleet(APPLICATION, REPLICAS, SHARDS, cluster.dashboard_url),
+        arguments.replica_kills,
+        arguments.shard_kills,
+    )
+    back_s = await killing
+    under_load = not running.done()
+    sessions.over = True
     await asyncio.wait({running}, timeout=arguments.period + PATIENCE_S)  # who is not done by then counts as lost
     for task in (running, saying):
         task.cancel()
@@ -261,22 +235,27 @@ async def soak(arguments: argparse.Namespace, cluster: LocalCluster, directory: 
     print(
         f"{outcome.steps} steps of {arguments.sessions} sessions ({sessions.finished} to their end), "
         f"p50 {1e3 * statistics.median(gaps):.0f} ms, before the kills {1e3 * statistics.median(outcome.gaps_s[:calm]):.0f} ms, "
-        f"p99.9 {gaps[int(len(gaps) * 0.999)]:.2f} s, longest {gaps[-1]:.2f} s, sent again: {outcome.retries}"
+        f"p99.9 {gaps[int(len(gaps) * 0.999)]:.2f} s, longest {gaps[-1]:.2f} s, sent again: {outcome.retries}; "
+        f"all were back after {statistics.median(back_s):.1f} s (median), {max(back_s):.1f} s (longest)"
     )
+    if not under_load:
+        print(f"The sessions had said everything before the last kill: --most {arguments.most:g} is too short here.")
     return {
         "bench": "sessions",
         "lost": outcome.lost + arguments.sessions - sessions.finished,
         "doubled": outcome.doubled,
         "different": outcome.different,
         "p99_gap_s": round(gaps[int(len(gaps) * 0.99)], 3),
-        "kills": done,
+        "kills": len(back_s) if under_load else 0,
     }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=300, help="of load, kills included")
+    parser.add_argument(
+        "--most", type=float, default=1200, help="seconds of load that sessions have something to say for"
+    )
     parser.add_argument("--period", type=float, default=20, help="seconds between two steps of one session")
     parser.add_argument("--replica-kills", type=int, default=20)
     parser.add_argument("--shard-kills", type=int, default=5)
@@ -294,7 +273,7 @@ def main() -> int:
         try:
             run = ServeRun(name=APPLICATION, model="lm@production", registry=registry_url, serve=serve_config(0.5))
             ServeApi(cluster.dashboard_url).deploy(
-                run, http_port=cluster.record.ports.http, timeout_s=120, progress=print
+                run, http_port=cluster.record.ports.http, timeout_s=300, progress=print
             )
             ray.init(cluster.address, namespace="recurra", log_to_driver=False)
             result = asyncio.run(soak(arguments, cluster, directory))

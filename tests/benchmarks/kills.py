@@ -1,0 +1,78 @@
+"""Ends processes of a deployed application with SIGKILL, one whenever all of them are there."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+
+import ray
+from ray.exceptions import RayActorError
+from ray.util import state
+
+from recurra.orchestration.deploy import ServeApi
+
+PAUSE_S = 2.0
+"""Between all being back and the next kill."""
+BACK_S = 120.0
+"""A replica that is not back by then ends the run: its machine has no room for it."""
+
+
+class Fleet:
+    """The processes of a deployed application, of the model `lm`."""
+
+    def __init__(self, application: str, replicas: int, shards: int, dashboard_url: str) -> None:
+        self._application = application
+        self._replicas = replicas
+        self._shards = shards
+        self._dashboard_url = dashboard_url
+        self._api = ServeApi(dashboard_url)
+
+    def replica_pids(self) -> list[int]:
+        filters = [("state", "=", "ALIVE"), ("class_name", "=", f"ServeReplica:{self._application}:replica")]
+        return [actor.pid for actor in state.list_actors(self._dashboard_url, filters=filters)]
+
+    def shard_pids(self) -> list[int]:
+        """Waits for those that are being started again."""
+        return [self._shard_pid(f"recurra-vault-{self._application}-lm-{index}") for index in range(self._shards)]
+
+    def wait_for_all(self) -> float:
+        """Until every replica answers and every shard lives; seconds that it took."""
+        begin = time.monotonic()
+        while len(self.replica_pids()) < self._replicas or self._running() < self._replicas:
+            if time.monotonic() - begin > BACK_S:
+                raise TimeoutError(f"Not all replicas were back after {BACK_S:.0f} s.")
+            time.sleep(0.5)
+        self.shard_pids()
+        return time.monotonic() - begin
+
+    def _shard_pid(self, name: str) -> int:
+        until_s = time.monotonic() + BACK_S
+        while True:
+            try:
+                return int(ray.get(ray.get_actor(name, "recurra").pid.remote(), timeout=BACK_S))
+            except RayActorError:
+                if time.monotonic() > until_s:
+                    raise
+                time.sleep(0.1)
+
+    def _running(self) -> int:
+        (status,) = self._api.statuses()
+        return status.replicas.get("RUNNING", 0)
+
+
+def kill_all(fleet: Fleet, replicas: int, shards: int) -> list[float]:
+    """Kill random replicas and shards, one whenever all are back. Returns after how many seconds they were."""
+    dice = random.Random(7)
+    order = ["replica"] * replicas + ["shard"] * shards
+    dice.shuffle(order)
+    back_s: list[float] = []
+    for kind in order:
+        time.sleep(PAUSE_S)
+        victim = dice.choice(fleet.shard_pids() if kind == "shard" else fleet.replica_pids())
+        os.kill(victim, signal.SIGKILL)
+        back_s.append(fleet.wait_for_all())
+        done = f"{len(back_s)} of {len(order)}"
+        print(f"{time.strftime('%H:%M:%S')} killed a {kind}, {done}; back after {back_s[-1]:.1f} s", flush=True)
+    return back_s
