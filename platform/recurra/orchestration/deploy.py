@@ -142,7 +142,8 @@ class ServeApi:
             status = _status(run.name, app) if app else None
             if status and status.status in _FAILED:
                 raise ClusterError(f"'{run.name}' did not start:\n{_cause(app or {})}")
-            if status and status.status == "RUNNING" and (run.serve.replica_range[0] == 0 or _answers(url)):
+            # Also of a service that may go to zero: it counts as running before the proxies know its route.
+            if status and status.status == "RUNNING" and _answers(url):
                 return Deployed(run.name, url, status.replicas.get("RUNNING", 0))
             if now_s - start_s > timeout_s:
                 raise ClusterError(f"'{run.name}' was not ready after {timeout_s:.0f} s.\n{_cause(app or {})}")
