@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recurra.config.load import dump, parse
 from recurra.errors import ClusterError, RecurraError, StorageError, TrainingError
-from recurra.telemetry.fleet import FleetReporter
+from recurra.telemetry.fleet import SOME_MEMORY, FleetReporter
 from recurra.telemetry.metrics import Metrics
 from recurra.training.callbacks.preemption import SaveBeforePreemption
 from recurra.training.events import RunEvent
@@ -260,7 +260,10 @@ def _wait_for_room(run: TrainRun, gpu: bool) -> None:
 def _start_relay() -> Any:
     here = ray.get_runtime_context().get_node_id()
     actor = ray.remote(Relay).options(
-        num_cpus=0, max_restarts=-1, scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True)
+        num_cpus=0,
+        memory=SOME_MEMORY,
+        max_restarts=-1,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
     )
     return actor.remote()
 
