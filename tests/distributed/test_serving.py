@@ -197,6 +197,25 @@ def test_a_session_speaks_over_a_websocket_through_haproxy(service):
     assert after["step"] == events[-1]["step"] + 1
 
 
+def test_haproxy_cuts_clients_that_never_finish_what_they_send(service):
+    """A head or a body that does not come is answered with 408 before a replica hears of it; 300 connections at once are served."""
+    host, _, port = service.url.removeprefix("http://").partition(":")
+    head = b"POST /v1/predict/lm HTTP/1.1\r\nHost: x\r\n"
+    slow = [socket.create_connection((host, int(port)), timeout=30) for _ in range(2)]
+    slow[0].sendall(head)
+    slow[1].sendall(head + b"Content-Length: 100\r\n\r\n{")
+    many = [socket.create_connection((host, int(port)), timeout=30) for _ in range(300)]
+    for connection in many:
+        connection.sendall(b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+    statuses = {connection.recv(4096)[:13] for connection in many}
+    cut = [connection.recv(4096)[:13] for connection in slow]
+    for connection in slow + many:
+        connection.close()
+
+    assert statuses == {b"HTTP/1.1 200 "}
+    assert cut == [b"HTTP/1.1 408 "] * 2
+
+
 def test_a_client_that_leaves_frees_the_slots(service):
     """Through HAProxy, too, the engine learns that nobody reads any more."""
     ask = {"model": "lm", "prompt": "a", "max_tokens": 1024, "temperature": 0, "stream": True, "n": 16}

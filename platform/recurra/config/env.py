@@ -18,6 +18,12 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # One thread passes on tens of thousands of requests a second; four only take turns on the replicas' cores.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    # A fifth of the files that it may open (2.5 for each connection) is for idle connections to replicas; beyond that it
+    # opens one for every request.
+    "RAY_SERVE_HAPROXY_MAXCONN": "7168",
+    # Ray has no setting for lines of its own, and pastes this one into HAProxy's defaults as it is: whoever is slow to
+    # send a head, or a body of up to 16 KiB, is cut off before a replica hears of it.
+    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "leastconn\n    timeout http-request 10s\n    option http-buffer-request",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     # A node whose process is gone counts as dead after five refused calls: 5 s instead of 15 until its actors start elsewhere.

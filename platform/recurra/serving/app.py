@@ -1,8 +1,8 @@
 """The ASGI application of one replica.
 
 Order of layers, outermost first: `Measured` (counts what leaves, errors too), `Answered` (errors to envelopes),
-`Authorised` (before a body is read), `Limited` (reads the body), `Switch` (which bundle), `Predict` and `Complete` (the hot
-paths), then FastAPI's routes of that bundle.
+`Authorised` (before a body is read), `Limited` (reads the body), `Admitted` (is there room; before a body is parsed),
+`Switch` (which bundle), `Predict` and `Complete` (the hot paths), then FastAPI's routes of that bundle.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from recurra.errors import RecurraError, RequestError
+from recurra.serving.admission import Admitted, Crowd
 from recurra.serving.edge import (
     BODY,
     ENDPOINT,
@@ -96,6 +97,8 @@ def build_asgi(
 
     apps = {desk.digest: of(desk.service) for desk in lineup.deployed}
     layers: App = Switch(lineup, apps, heard)
+    crowd = Crowd(2 * stable.config.slots, stable.config.max_wait_s)
+    layers = Admitted(layers, crowd, stable.engine.check_room)
     layers = Limited(layers, stable.config.max_request_bytes)
     layers = Authorised(layers, api_key)
     layers = Answered(layers)
@@ -140,7 +143,6 @@ class Predict:
         if scope.get(ENDPOINT) != "predict" or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         self._service.check_model(route_path(scope)[len(PREDICT) :])
-        self._service.engine.check_room()  # an overloaded replica must not parse what it refuses
         predictions = await self._service.predict(parse(PredictRequest, scope[BODY]), receive=receive)
         await answer(send, 200, b"%b%b}" % (self._head, to_json(predictions, inf_nan_mode="constants")))
 

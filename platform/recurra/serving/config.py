@@ -92,6 +92,9 @@ class ServeConfig(Section):
     """Sequences that one replica steps together (S)."""
     max_queue: int = Field(default=1024, ge=1)
     """Sequences that may wait in one replica; one more is answered with 429 and Retry-After."""
+    max_wait_s: float = Field(default=0.25, gt=0)
+    """Requests at one replica may be twice `slots`, or as many as it answers within this time; one more is answered with 429
+    and Retry-After. A burst that is over sooner may exceed that up to `max_queue`."""
     max_request_bytes: int = Field(default=1 << 20, ge=1 << 10)
     """Largest request body; a longer one is answered with 413."""
     max_steps_per_request: int = Field(default=4096, ge=1)

@@ -22,6 +22,7 @@ from recurra.serving.bundles import Bundles
 from recurra.serving.direct import adopt
 from recurra.serving.edge import App
 from recurra.serving.lineup import Lineup
+from recurra.serving.listeners import listen_widely
 from recurra.serving.run import ServeRun
 from recurra.serving.session_keeping import fingerprint
 from recurra.serving.tick_times import TickTimes
@@ -83,6 +84,7 @@ class Replica:
     def __serve_build_asgi_app__(self) -> App:
         app = build_asgi(self._lineup, self._key, fleet_exposition_async, self._reporting, self._trial)
         adopt(app, self._route_prefix, self._lineup.leave)
+        listen_widely(asyncio.get_event_loop())
         return app
 
     async def check_health(self) -> None:

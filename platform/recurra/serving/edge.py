@@ -11,7 +11,7 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
 from typing import Any
 
 from recurra.errors import RecurraError, RequestError
@@ -33,6 +33,8 @@ BODY = "recurra.body"
 ERROR_CODE = "recurra.error_code"
 BODY_TIMEOUT_S = 20.0
 """A body that is not here by then is cut off: a slow client must not hold a connection for ever."""
+CUT = frozenset({"too_large", "body_timeout"})
+"""Codes after which the connection is closed: what its client is still sending is read by nobody."""
 REJECTIONS = frozenset({"queue_full", "too_large", "draining"})
 SESSION_ROUTES = frozenset({"step", "stream", "state", "fork", "memory"})
 UNCOUNTED = frozenset({"metrics", "health"})
@@ -165,34 +167,42 @@ class Limited:
         for name, value in scope["headers"]:
             if name == b"content-length" and (not value.isdigit() or int(value) > self._max_bytes):
                 raise self._too_large(value.decode("latin-1"))
-        message = await receive()
-        body = message.get("body", b"")
-        if message.get("more_body", False) or len(body) > self._max_bytes:
-            body = await self._rest(bytearray(body), receive)
-        scope[BODY] = body
+        body = scope[BODY] = await self._read(receive)
         await self._app(scope, _replay(body, receive), send)
 
-    async def _rest(self, body: bytearray, receive: Receive) -> bytes:
+    async def _read(self, receive: Receive) -> bytes:
+        arriving = receive()
+        assert isinstance(arriving, Coroutine)
+        try:
+            late = _Resumed(arriving, arriving.send(None))
+        except StopIteration as here:  # nearly always all of it has come with the head: no timer for that
+            message: Message = here.value
+            if not message.get("more_body", False) and len(body := message.get("body", b"")) <= self._max_bytes:
+                return bytes(body)
+            return await self._rest(message, receive)
+        return await self._rest(late, receive)
+
+    async def _rest(self, first: Message | _Resumed, receive: Receive) -> bytes:
+        body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                more = True
-                while more:
-                    if len(body) > self._max_bytes:
-                        raise self._too_large(f"more than {self._max_bytes}")
-                    message = await receive()
+                message = await first if isinstance(first, _Resumed) else first
+                while True:
                     if message["type"] == "http.disconnect":
                         raise asyncio.CancelledError
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
+                    if len(body) > self._max_bytes:
+                        raise self._too_large(f"more than {self._max_bytes}" if more else str(len(body)))
+                    if not more:
+                        return bytes(body)
+                    message = await receive()
         except TimeoutError as exc:
             raise RequestError(
                 f"The body was not complete within {BODY_TIMEOUT_S:g} s. Send it in one go.",
                 status=408,
                 code="body_timeout",
             ) from exc
-        if len(body) > self._max_bytes:
-            raise self._too_large(str(len(body)))
-        return bytes(body)
 
     def _too_large(self, seen: str) -> RequestError:
         return RequestError(
@@ -201,6 +211,18 @@ class Limited:
             status=413,
             code="too_large",
         )
+
+
+class _Resumed:
+    """The rest of a coroutine that was begun by hand and has to wait."""
+
+    def __init__(self, begun: Coroutine[Any, Any, Message], awaited: object) -> None:
+        self._begun = begun
+        self._awaited = awaited
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        yield self._awaited
+        return (yield from self._begun.__await__())
 
 
 async def answer(
@@ -222,6 +244,8 @@ def retry_after(exc: RecurraError) -> list[tuple[bytes, bytes]]:
     headers: list[tuple[bytes, bytes]] = []
     if isinstance(exc, RequestError) and exc.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(exc.retry_after_s))))
+    if exc.code in CUT:
+        headers.append((b"connection", b"close"))
     if exc.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers
