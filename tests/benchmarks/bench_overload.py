@@ -1,7 +1,8 @@
-"""What a replica does when it gets ten times the clients that saturate it: answered, refused, health, memory.
+"""What a replica does when it gets ten times what saturates it: answered, refused, health, memory.
 
-The classifier of bench_serve.py, limits as they are by default. A refused client rests for the second that Retry-After says.
-Client and server share the cores. The last line is JSON.
+The classifier of bench_serve.py, limits as they are by default. Twice over: ten times the clients, of which a refused one rests
+for the second that Retry-After says; and requests at `--times` the rate of the peak, that come whatever became of those before
+(client and server share the cores, so there the refusals themselves are a load: what was sent is reported). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--times", type=float, default=10.0, help="rate of the open loop, in peaks")
     options = parser.parse_args()
     os.environ.setdefault("RAY_worker_niceness", "0")
     rounds: list[dict[str, float]] = []
@@ -40,6 +42,9 @@ def main() -> None:
                 peak = serve_client.run("127.0.0.1", port, requests, PEAK, options.seconds)
                 with Health(port) as health:
                     over = serve_client.run("127.0.0.1", port, requests, OVER, options.seconds, refused_pause_s=1.0)
+                with Health(port) as health_open:
+                    wanted_rps = options.times * peak.rate
+                    flood = serve_client.run_open("127.0.0.1", port, requests, OVER, options.seconds, wanted_rps)
                 rounds.append(
                     {
                         "peak_rps": peak.rate,
@@ -49,7 +54,12 @@ def main() -> None:
                         "answer_p99_ms": over.percentile_ms(99),
                         "other_failures": sum(over.failures.values()) - len(over.refusals_s),
                         "health_slowest_ms": 1e3 * max(health.seconds),
-                        "unhealthy": health.failures,
+                        "unhealthy": health.failures + health_open.failures,
+                        "open_offered": flood.sent / flood.seconds / peak.rate,
+                        "open_goodput": flood.rate / peak.rate,
+                        "open_refused_rps": len(flood.refusals_s) / flood.seconds,
+                        "open_refusal_p99_ms": serve_client.percentile_ms(flood.refusals_s, 99),
+                        "open_health_slowest_ms": 1e3 * max(health_open.seconds),
                     }
                 )
                 print(f"round {number + 1}: " + ", ".join(f"{k} {v:.2f}" for k, v in rounds[-1].items()), flush=True)

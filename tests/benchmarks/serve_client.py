@@ -20,6 +20,8 @@ class Report:
     """Status, or what went wrong, -> how often."""
     refusals_s: list[float] = field(default_factory=list)
     """How long answers with status 429 or 503 took."""
+    sent: int = 0
+    """Requests of an open loop."""
 
     @property
     def rate(self) -> float:
@@ -94,6 +96,51 @@ def run(
             turn += 1
     report.seconds = time.perf_counter() - begin
     for connection in connections.values():
+        connection.socket.close()
+    return report
+
+
+def run_open(host: str, port: int, requests: list[bytes], connections: int, seconds: float, rate: float) -> Report:
+    """Requests at a rate, whatever became of those before; each over a connection that waits for no answer.
+
+    When no connection is free, requests wait for one; a request's time counts from when it is sent.
+    """
+    report = Report()
+    poll = select.epoll()
+    open_ = {}
+    for _ in range(connections):
+        connection = Connection(host, port)
+        open_[connection.socket.fileno()] = connection
+        poll.register(connection.socket.fileno(), select.EPOLLIN)
+    free = deque(open_.values())
+    begin = time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < seconds:
+        for _ in range(min(len(free), int(elapsed * rate) - report.sent)):
+            free.popleft().send(requests[report.sent % len(requests)])
+            report.sent += 1
+        for number, _ in poll.poll(0.0005):
+            connection = open_[number]
+            status = connection.receive()
+            if status is None:
+                continue
+            took_s = time.perf_counter() - connection.sent_s
+            if status == 200:
+                report.latencies_s.append(took_s)
+            else:
+                name = str(status or "closed")
+                report.failures[name] = report.failures.get(name, 0) + 1
+            if status in (429, 503):
+                report.refusals_s.append(took_s)
+            if status == 0:
+                poll.unregister(number)
+                connection.socket.close()
+                del open_[number]
+                connection = Connection(host, port)
+                open_[connection.socket.fileno()] = connection
+                poll.register(connection.socket.fileno(), select.EPOLLIN)
+            free.append(connection)
+    report.seconds = time.perf_counter() - begin
+    for connection in open_.values():
         connection.socket.close()
     return report
 

@@ -84,7 +84,7 @@ class Replica:
     def __serve_build_asgi_app__(self) -> App:
         app = build_asgi(self._lineup, self._key, fleet_exposition_async, self._reporting, self._trial)
         adopt(app, self._route_prefix, self._lineup.leave)
-        listen_widely(asyncio.get_event_loop())
+        listen_widely(asyncio.get_running_loop())
         return app
 
     async def check_health(self) -> None:
