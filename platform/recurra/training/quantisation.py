@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from recurra.data.batch import Batch
+from recurra.models.native.stepping import Precision
 from recurra.models.sequence import Model
 from recurra.models.state import State
-from recurra.models.stepper import Precision, Stepper, build_stepper
+from recurra.models.stepper import Stepper, build_stepper
 from recurra.tasks.base import Loss, Task, TaskTensors
 
 MOST_STEPS = 50_000
