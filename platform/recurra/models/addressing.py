@@ -44,6 +44,18 @@ def parameter_count(ntm: NtmConfig) -> int:
     return sum(_layout(ntm))
 
 
+def starting_bias(ntm: NtmConfig) -> Tensor:
+    """[P] what the emitted numbers start from, before any weight has a say."""
+    bias_P = torch.zeros(parameter_count(ntm))
+    if ntm.heads_start == "content":
+        # Random keys on random rows make a hash table of the memory once their likeness counts for so much.
+        _, _, _, gate, strength, _, shift = torch.split(bias_P, _layout(ntm))
+        gate.fill_(2.0)
+        strength.fill_(8.0)
+        shift.view(-1, 2 * ntm.shift_range + 1)[:, ntm.shift_range] = 3.0
+    return bias_P
+
+
 def split_parameters(raw_BP: Tensor, ntm: NtmConfig) -> HeadParameters:
     """The output of one matrix product, cut into the parameters of all heads and brought into their ranges.
 

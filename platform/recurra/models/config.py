@@ -21,8 +21,26 @@ class NtmConfig(Section):
     shift_range: int = Field(default=1, ge=1, le=16)
     """Largest rotation of a weighting in one step; a head chooses among 2 * shift_range + 1 shifts."""
     controller: Literal["lstm", "gru", "feed_forward"] = "lstm"
+    controller_start: float = Field(default=5.0, gt=0, le=100)
+    """The controller's weights start evenly within +-this / sqrt(its inputs). At 5 its state remembers long and is chaotic,
+    which copying is learned from; at 2 it is a code of the last few steps, which n-grams are learned from."""
+    backward_limit: float | None = Field(default=None, gt=0)
+    """Largest absolute value of one number of the state's gradient as it goes back from step to step (10 in the paper, whose
+    loss is one sequence's); keeps the gradients of long sequences from exploding. null = none."""
+    heads_start: Literal["neutral", "content"] = "neutral"
+    """What heads do before training: a little of everything, or look for their keys and stay on what they find. `content`
+    suits look-up tables, and needs a memory_start whose rows differ."""
     memory_start: Literal["constant", "learned", "random"] = "constant"
     """Constant 1e-6 converges fastest (Collier and Beel 2018, arXiv 1807.08518)."""
+
+    @model_validator(mode="after")
+    def _check_starts(self) -> NtmConfig:
+        if self.heads_start == "content" and self.memory_start == "constant":
+            raise ValueError(
+                "model.ntm.heads_start is content with memory_start = constant, where every row answers to every key alike. "
+                "Set memory_start to random or learned."
+            )
+        return self
 
 
 class RegularisationConfig(Section):

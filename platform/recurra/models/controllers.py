@@ -22,13 +22,14 @@ class Controller(nn.Module, ABC):
         input_size: Features of one step (D).
         reads_size: Numbers that the read heads return (R x M).
         hidden_size: Units (H).
+        start: Weights start evenly within +-start / sqrt(inputs).
     """
 
     gates: ClassVar[int]
     names: ClassVar[tuple[str, ...]]
     """Its part of the state, [B, H] each."""
 
-    def __init__(self, input_size: int, reads_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size: int, reads_size: int, hidden_size: int, start: float) -> None:
         super().__init__()
         self.hidden_size = hidden_size
         recurrent = hidden_size if self.names else 0
@@ -36,8 +37,7 @@ class Controller(nn.Module, ABC):
         self.weight_rh = nn.Parameter(torch.empty(self.gates * hidden_size, reads_size + recurrent))
         """For the last reads, then for the last output."""
         self.bias = nn.Parameter(torch.zeros(self.gates * hidden_size))
-        # Large on purpose: with weights of the usual size the copy task needs five times as many sequences.
-        bound = 5 / (input_size + reads_size + hidden_size) ** 0.5
+        bound = start / (input_size + reads_size + hidden_size) ** 0.5
         nn.init.uniform_(self.weight_x, -bound, bound)
         nn.init.uniform_(self.weight_rh, -bound, bound)
 

@@ -41,7 +41,9 @@ class NtmCore(Core):
         ntm = config.ntm
         self.config = ntm
         self.input_size = input_size
-        self.controller = CONTROLLERS[ntm.controller](input_size, ntm.read_heads * ntm.memory_width, config.hidden_size)
+        self.controller = CONTROLLERS[ntm.controller](
+            input_size, ntm.read_heads * ntm.memory_width, config.hidden_size, ntm.controller_start
+        )
         self.sizes = native.Sizes.of(ntm, input_size, config.hidden_size)
         self.output_size = config.hidden_size + ntm.read_heads * ntm.memory_width
         self.heads = nn.Linear(
@@ -49,7 +51,8 @@ class NtmCore(Core):
             addressing.parameter_count(ntm),
         )
         nn.init.xavier_uniform_(self.heads.weight, gain=1.4)
-        nn.init.zeros_(self.heads.bias)
+        with torch.no_grad():
+            self.heads.bias.copy_(addressing.starting_bias(ntm))
         self.start_controller = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(config.hidden_size)) for name in self.controller.names}
         )
@@ -158,7 +161,9 @@ class NtmCore(Core):
             None if lengths_B is None else lengths_B.cpu().contiguous(),
             None if reset_BT is None else reset_BT.cpu().contiguous(),
         )
-        y_TBH, end = native.run(self.sizes, x_TBD, self.kernel_weights(), (begin, start), rows)
+        y_TBH, end = native.run(
+            self.sizes, x_TBD, self.kernel_weights(), (begin, start), rows, self.config.backward_limit
+        )
         return y_TBH.transpose(0, 1), self._named(end)
 
     def _unroll(
@@ -178,7 +183,9 @@ class NtmCore(Core):
             if segment.lengths_B is not None:
                 real_TB = mask_of(segment.lengths_B, segment.end - segment.begin, x_BTD.device).t()
             x = x_TBD[segment.begin : segment.end]
-            y_TBH, end = unrolled.run(self.sizes, x, self.kernel_weights(), self._flat(state), real_TB)
+            y_TBH, end = unrolled.run(
+                self.sizes, x, self.kernel_weights(), self._flat(state), real_TB, self.config.backward_limit
+            )
             state = self._named(end)
             outputs.append(y_TBH)
         y_BTH = torch.cat(outputs).transpose(0, 1) if len(outputs) > 2 or steps == 0 else outputs[-1].transpose(0, 1)

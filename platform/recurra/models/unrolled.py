@@ -25,7 +25,14 @@ KEPT_WINDOWS = 8
 """Batch sizes for which a `StepInPlace` keeps buffers."""
 
 
-def run(sizes: Sizes, x_TBD: Tensor, weights: Weights, state: State, real_TB: Tensor | None) -> tuple[Tensor, State]:
+def run(
+    sizes: Sizes,
+    x_TBD: Tensor,
+    weights: Weights,
+    state: State,
+    real_TB: Tensor | None,
+    limit: float | None = None,
+) -> tuple[Tensor, State]:
     """`y_TBH`, arbitrary in padding, and the state after each row's last real step; all in one float type.
 
     Args:
@@ -34,10 +41,11 @@ def run(sizes: Sizes, x_TBD: Tensor, weights: Weights, state: State, real_TB: Te
         weights: Parameters.
         state: Before the first step, in the kernel's order; read, never written.
         real_TB: True at real steps; None = all.
+        limit: Largest absolute value of one number of the state's gradient between two steps; None = any.
     """
     arguments = (x_TBD, *weights, *state)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments):
-        y_TBH, *end = _Unrolled.apply(sizes, real_TB, *arguments)  # type: ignore[no-untyped-call]
+        y_TBH, *end = _Unrolled.apply(sizes, real_TB, limit, *arguments)  # type: ignore[no-untyped-call]
         return y_TBH, tuple(end)
     with torch.no_grad():
         window = _Window(sizes, x_TBD, weights, state, real_TB)
@@ -92,21 +100,24 @@ class StepInPlace:
 
 class _Unrolled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sizes: Sizes, real_TB: Tensor | None, *arguments: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(
+        ctx: Any, sizes: Sizes, real_TB: Tensor | None, limit: float | None, *arguments: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         x_TBD, *rest = (None if t is None else t.detach() for t in arguments)
         assert x_TBD is not None
         window = _Window(sizes, x_TBD, Weights(*rest[:5]), tuple(rest[5:]), real_TB)  # type: ignore[arg-type]
         window.forward()
         ctx.save_for_backward(*arguments[:6])
-        ctx.window = window
+        ctx.window, ctx.limit = window, limit
         return window.outputs(), *window.end()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_y_TBH: Tensor, *d_end: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.window.weights = Weights(*ctx.saved_tensors[1:])  # raises where a parameter was changed in between
-        gradients: list[Tensor | None] = ctx.window.backward(d_y_TBH, d_end, wants_x=ctx.needs_input_grad[2])
-        return None, None, *gradients
+        wants_x = ctx.needs_input_grad[3]
+        gradients: list[Tensor | None] = ctx.window.backward(d_y_TBH, d_end, limit=ctx.limit, wants_x=wants_x)
+        return None, None, None, *gradients
 
 
 class _Rotation:
@@ -275,7 +286,7 @@ class _Window:
 
     # Backwards.
 
-    def backward(self, d_y_TBH: Tensor, d_end: State, *, wants_x: bool) -> list[Tensor | None]:
+    def backward(self, d_y_TBH: Tensor, d_end: State, *, limit: float | None, wants_x: bool) -> list[Tensor | None]:
         """Gradients of features, weights and state, in the order of `Weights` and of the state."""
         d_memory, d_read, d_write, d_reads, d_h, d_cell = d_end
         assert d_memory is not None and d_read is not None and d_write is not None and d_reads is not None
@@ -293,7 +304,13 @@ class _Window:
         through = [torch.zeros_like(d_known), *d_y_TBH[:-1].unbind(0)]
         for t in reversed(range(self.steps)):
             kept = self._set_aside(t, [d_memory, d_weights, d_known]) if t >= self.whole_steps else []
-            d_weights, d_known = self._retreat(t, d_memory, d_weights, d_known, through[t])
+            if limit is None:
+                d_weights, d_known = self._retreat(t, d_memory, d_weights, d_known, through[t])
+            else:
+                d_weights, d_known = self._retreat(t, d_memory, d_weights, d_known, through[0])
+                for value in (d_memory, d_weights, d_known, *self._d_cells()):
+                    value.clamp_(-limit, limit)
+                d_known = d_known + through[t]
             for value, part in zip([d_memory, d_weights, d_known, *self._d_cells()], kept, strict=bool(kept)):
                 value += part
         return self._collect(d_memory, d_weights, d_known, wants_x=wants_x)

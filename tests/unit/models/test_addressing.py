@@ -125,3 +125,23 @@ def test_parameters_lie_in_the_ranges_of_the_paper():
     assert (p.strength_BJ >= 0).all() and (p.sharpness_BJ >= 1).all()
     assert ((p.gate_BJ > 0) & (p.gate_BJ < 1)).all() and ((p.erase_BWM > 0) & (p.erase_BWM < 1)).all()
     assert_close(p.shift_BJS.sum(2), torch.ones(5, 5))
+
+
+def test_heads_that_start_by_content_make_a_hash_table_of_random_rows():
+    """A random key has its weight on few rows of 128 and stays there; neutral heads smear it over all of them."""
+    torch.manual_seed(0)
+    found = {}
+    for start in ("neutral", "content"):
+        ntm = NtmConfig(heads_start=start, memory_start="random", read_heads=3)
+        raw_BP = 0.1 * torch.randn(16, addressing.parameter_count(ntm)) + addressing.starting_bias(ntm)
+        parameters = addressing.split_parameters(raw_BP, ntm)
+        memory_BMN = torch.rand(16, 20, 128) - 0.5
+        found[start] = addressing.address(parameters, torch.full((16, 4, 128), 1 / 128), memory_BMN).max(2).values
+
+    assert found["content"].median() > 0.25
+    assert found["neutral"].max() < 0.1
+
+
+def test_heads_cannot_start_by_content_on_equal_rows():
+    with pytest.raises(ValueError, match=r"Set memory_start to random or learned"):
+        NtmConfig(heads_start="content")

@@ -63,6 +63,40 @@ def test_values_and_gradients_are_those_of_the_equations(case):
     assert_close(everything(core.forward, core, *rest), expected, atol=1e-10, rtol=1e-10)
 
 
+@pytest.mark.parametrize("controller", ["lstm", "gru", "feed_forward"])
+def test_the_gradient_of_the_state_is_limited_between_steps(controller):
+    """As the paper does it; step by step, with every part of the state passed through a node that clamps its gradient."""
+    torch.manual_seed(0)
+    ntm = NtmConfig(memory_rows=5, memory_width=3, controller=controller, backward_limit=0.1)
+    core = NtmCore(ModelConfig(cell="ntm", hidden_size=4, ntm=ntm), 3).double()
+    x_BTD = torch.randn(2, 6, 3, dtype=torch.float64)
+
+    def by_steps(x_BTD, state):
+        state, outputs = core.zero_state(2), []
+        for x_BD in x_BTD.unbind(1):
+            y_BH, state = core.step(x_BD, {name: Limited.apply(value, 0.1) for name, value in state.items()})
+            outputs.append(y_BH)
+        return torch.stack(outputs, 1), state
+
+    expected = everything(by_steps, core, x_BTD)
+
+    assert_close(everything(core.forward, core, x_BTD), expected, atol=1e-10, rtol=1e-10)
+    core.config = NtmConfig(**{**ntm.model_dump(), "backward_limit": None})
+    free = everything(core.forward, core, x_BTD)
+    assert not torch.allclose(free[1][0], expected[1][0], atol=1e-3), "the limit did something"
+
+
+class Limited(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value, limit):
+        ctx.limit = limit
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx, d_value):
+        return d_value.clamp(-ctx.limit, ctx.limit), None
+
+
 def test_gradients_pass_the_finite_difference_check():
     """Towards the state before the window, too: truncated backpropagation begins anywhere."""
     torch.manual_seed(0)

@@ -2,6 +2,8 @@
 //
 // Time comes first in every array ([T, B, ...]). One step, as in models/ntm.py: controller, heads, addressing of the
 // memory as the last step left it, reads of that memory, writes.
+#include <algorithm>
+
 #include "ntm_addressing.h"
 #include "panels.h"
 
@@ -51,6 +53,7 @@ struct Backward {
     T* d_gates;        // [T, B, G]: of the features' product
     T* d_own;          // [T, B, G]: of the last output's product; `d_gates` itself but for a GRU
     T* d_emitted;      // [T, B, P]
+    const T* limit;    // [1]: largest number of the state's gradient between two steps; or null
 };
 
 // Where each sequence of the batch has a part of its state.
@@ -283,6 +286,12 @@ void hand_over(T* from, T* to, Index n) {
 }
 
 template <class T>
+void clamp(T* values, Index n, T limit) {
+#pragma omp simd
+    for (Index i = 0; i < n; ++i) values[i] = std::min(std::max(values[i], -limit), limit);
+}
+
+template <class T>
 void backward(const Shape& s, const Backward<T>& in) {
     const FlushTinyNumbers flush;
     const Slots<T> at(s, in.workspace);
@@ -337,6 +346,15 @@ void backward(const Shape& s, const Backward<T>& in) {
                 for (Index i = 0; i < RM; ++i) in.d.reads[b * RM + i] += d_known[b * K + i];
                 for (Index i = 0; i < s.recurrent(); ++i) in.d.output[b * H + i] += d_known[b * K + RM + i];
             }
+        }
+        for (Index b = 0; in.limit && b < B; ++b) {
+            if (!active(b)) continue;
+            clamp(in.d.memory + b * s.cells(), s.cells(), *in.limit);
+            clamp(in.d.read_weights + b * reading, reading, *in.limit);
+            clamp(in.d.write_weights + b * writing, writing, *in.limit);
+            clamp(in.d.reads + b * RM, RM, *in.limit);
+            if (s.recurrent()) clamp(in.d.output + b * H, H, *in.limit);
+            if (s.controller == lstm) clamp(in.d.cell + b * H, H, *in.limit);
         }
         for (Index b = 0; in.resets && b < B; ++b) {
             if (!in.resets[b * s.steps + t] || !active(b)) continue;

@@ -76,7 +76,14 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("batch", "steps", *Sizes._fields, "keep")]
 
 
-def run(sizes: Sizes, x_TBD: Tensor, weights: Weights, states: tuple[State, State], rows: Rows) -> tuple[Tensor, State]:
+def run(
+    sizes: Sizes,
+    x_TBD: Tensor,
+    weights: Weights,
+    states: tuple[State, State],
+    rows: Rows,
+    limit: float | None = None,
+) -> tuple[Tensor, State]:
     """`y_TBH`, zero in padding, and the state after each row's last real step.
 
     Args:
@@ -85,10 +92,11 @@ def run(sizes: Sizes, x_TBD: Tensor, weights: Weights, states: tuple[State, Stat
         weights: Parameters.
         states: The state before the first step, and the one after a reset (read only if there is one).
         rows: Lengths and resets.
+        limit: Largest absolute value of one number of the state's gradient between two steps; None = any.
     """
     arguments = (x_TBD, *weights, *states[0], *states[1])
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in arguments):
-        y_TBH, *end = _Sequence.apply(sizes, rows, *arguments)  # type: ignore[no-untyped-call]
+        y_TBH, *end = _Sequence.apply(sizes, rows, limit, *arguments)  # type: ignore[no-untyped-call]
         return y_TBH, tuple(end)
     y_TBH, end, _ = _forward(sizes, rows, arguments, keep=False)
     return y_TBH, end
@@ -168,16 +176,18 @@ class StepInPlace:
 
 class _Sequence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, sizes: Sizes, rows: Rows, *arguments: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(
+        ctx: Any, sizes: Sizes, rows: Rows, limit: float | None, *arguments: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         y_TBH, end, lease = _forward(sizes, rows, arguments, keep=True)
         ctx.save_for_backward(*arguments[:5], y_TBH)
-        ctx.facts = (sizes, rows, lease)
+        ctx.facts = (sizes, rows, limit, lease)
         return y_TBH, *end
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_y_TBH: Tensor, *d_end: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, None, *_backward(ctx, d_y_TBH, d_end)
+        return None, None, None, *_backward(ctx, d_y_TBH, d_end)
 
 
 def _forward(
@@ -198,7 +208,7 @@ def _forward(
 
 def _backward(ctx: Any, d_y_TBH: Tensor, d_end: State) -> list[Tensor | None]:
     x_TBD, features, _, recurrent, heads, y_TBH = ctx.saved_tensors
-    sizes, rows, lease = ctx.facts
+    sizes, rows, limit, lease = ctx.facts
     steps, batch = y_TBH.shape[:2]
     carried = [None if t is None else t.clone(memory_format=torch.contiguous_format) for t in d_end]
     # A feed-forward controller keeps no output in the state, but the gradient of its output passes through here.
@@ -210,7 +220,8 @@ def _backward(ctx: Any, d_y_TBH: Tensor, d_end: State) -> list[Tensor | None]:
     held = [recurrent.contiguous(), heads.contiguous(), *rows, lease.tensor, d_y_TBH.contiguous()]
     moving = [*carried[:4], *(passing or [carried[4]]), carried[5]]
     shape = _shape(sizes, batch, steps, True)
-    _call("backward", y_TBH.dtype, shape, [*held, *moving, *starts, d_gates, d_own, d_emitted])
+    bound = None if limit is None else y_TBH.new_tensor(limit)
+    _call("backward", y_TBH.dtype, shape, [*held, *moving, *starts, d_gates, d_own, d_emitted, bound])
 
     gates, own, emitted = d_gates.flatten(0, 1), d_own.flatten(0, 1), d_emitted.flatten(0, 1)
     reads_size = sizes.read_heads * sizes.width
@@ -218,7 +229,7 @@ def _backward(ctx: Any, d_y_TBH: Tensor, d_end: State) -> list[Tensor | None]:
     d_recurrent = gates.t() @ known[:, : recurrent.shape[1]]
     if sizes.controller == CONTROLLERS["gru"]:
         d_recurrent[:, reads_size:] = own.t() @ known[:, reads_size:]
-    d_x_TBD = (gates @ features).view_as(x_TBD) if ctx.needs_input_grad[2] else None
+    d_x_TBD = (gates @ features).view_as(x_TBD) if ctx.needs_input_grad[3] else None
     d_features = gates.t() @ x_TBD.reshape(-1, sizes.features)
     d_heads = emitted.t() @ y_TBH.flatten(0, 1)[:, : sizes.hidden]
     return [d_x_TBD, d_features, gates.sum(0), d_recurrent, d_heads, emitted.sum(0), *carried, *starts]

@@ -29,6 +29,7 @@ def cases(draw):
         write_heads=draw(st.integers(1, 3)),
         shift_range=draw(st.integers(1, 3)),
         controller=draw(st.sampled_from(["lstm", "gru", "feed_forward"])),
+        backward_limit=draw(st.sampled_from([None, 0.05])),
     )
     torch.manual_seed(draw(st.integers(0, 10_000)))
     core = NtmCore(ModelConfig(cell="ntm", hidden_size=draw(st.integers(1, 20)), ntm=ntm), 3).double()
