@@ -14,18 +14,38 @@ FLOOR = 1e-3
 
 
 @dataclass(frozen=True)
-class Curve:
-    name: str
+class Sizes:
+    """The axis of what was measured: places and names from left to right."""
+
+    names: tuple[str, ...]
     x: np.ndarray
+    title: str
+    trained: str
+    """The largest size of training."""
+
+    @classmethod
+    def of(cls, names, trained):
+        """Lengths stand to scale; sizes of two numbers, such as 10x20, side by side by their product."""
+        if any("x" in name for name in names):
+            ordered = sorted(names, key=lambda name: (np.prod([int(part) for part in name.split("x")]), name))
+            return cls(tuple(ordered), np.arange(len(ordered), dtype=float), "vectors x repeats", trained)
+        ordered = sorted(names, key=int)
+        return cls(tuple(ordered), np.array(ordered, float), "length of the sequence", trained)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Bits at each size, over the seeds."""
+
+    name: str
     median: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
 
-def draw(title, curves):
+def draw(title, sizes, curves):
     """The picture."""
-    every = np.concatenate([curve.x for curve in curves])
-    low_x, high_x = float(every.min()), float(every.max())
+    low_x, high_x = float(sizes.x.min()), float(sizes.x.max())
     top = 10.0 ** np.ceil(np.log10(max(float(np.max([curve.high.max() for curve in curves])), 10 * FLOOR)))
 
     def across(value):
@@ -40,19 +60,22 @@ def draw(title, curves):
         y = down(10.0**power)
         label = f"≤ {FLOOR:g}" if power == round(np.log10(FLOOR)) else number_text(10.0**power)
         parts += [f'<path class="g" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>', text(LEFT - 8, y + 4, label, "e")]
-    for x in sorted(set(every.tolist())):
-        parts.append(text(across(x), HEIGHT - BOTTOM + 18, f"{x:g}", "m"))
+    for name, x in zip(sizes.names, sizes.x, strict=True):
+        parts.append(text(across(x), HEIGHT - BOTTOM + 18, name, "m"))
+        if name == sizes.trained:
+            parts.append(f'<path class="d" d="M{across(x):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
+            parts.append(text(across(x) + 5, HEIGHT - BOTTOM - 6, "trained up to here", "n"))
     parts += [
-        text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, "length of the sequence", "m"),
+        text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 12, sizes.title, "m"),
         text(LEFT - 8, TOP - 10, "bits", "e"),
     ]
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         points = [
-            [(across(x), down(y)) for x, y in zip(curve.x, values, strict=True)] for values in (curve.high, curve.low)
+            [(across(x), down(y)) for x, y in zip(sizes.x, values, strict=True)] for values in (curve.high, curve.low)
         ]
         band = " L".join(f"{x:.1f} {y:.1f}" for x, y in points[0] + points[1][::-1])
-        middle = [(across(x), down(y)) for x, y in zip(curve.x, curve.median, strict=True)]
+        middle = [(across(x), down(y)) for x, y in zip(sizes.x, curve.median, strict=True)]
         path = " L".join(f"{x:.1f} {y:.1f}" for x, y in middle)
         parts.append(f'<path d="M{band}Z" fill="{colour}" opacity="0.14"/>')
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2.2"/>')
@@ -61,7 +84,7 @@ def draw(title, curves):
         parts.append(text(WIDTH - 192, 22 + 17 * number, curve.name, "n"))
     style = (
         "text{font:12px system-ui,'DejaVu Sans',sans-serif;fill:#5d6b7a}.t{font-size:15px;font-weight:600;fill:#16202c}"
-        ".e{text-anchor:end}.m{text-anchor:middle}.g{stroke:#e3e8ee;fill:none}"
+        ".e{text-anchor:end}.m{text-anchor:middle}.g{stroke:#e3e8ee;fill:none}.d{stroke:#9aa7b5;stroke-dasharray:3 4;fill:none}"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'

@@ -24,7 +24,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from algorithmic_plot import Curve, draw
+from algorithmic_plot import Curve, Sizes, draw
+from cpu_limit import LIMIT
 
 from recurra.orchestration.job_file import load_job
 from recurra.registry.registry import Registry
@@ -71,7 +72,8 @@ def train(problem, cell, seed, data, options):
                 f"model.hidden_size={size}",
                 f"train.learning_rate={rate}",
             ]
-            settings += [f"train.stop.max_duration={options['lstm_s']}"]
+            os.environ[LIMIT] = str(options["lstm_s"])
+            settings += ["train.callbacks=[cpu_limit:StopAfterCpuTime]"]
         run = load_job(JOBS / problem / "job.yaml", settings).train_run()
         start_s = time.process_time()
         result = train_here(run)
@@ -126,17 +128,23 @@ def tell(row):
         print(f"{size:>8} {row['solved'][size]:>5}/{row['seeds']:<2} {values}", flush=True)
 
 
-def curves(rows):
-    """Lines of the plots, a plot for each problem that was measured at more than one size."""
-    plots = {}
-    for row in rows:
-        by_length = {int(size): size for size in row["median"] if "x" not in size}
-        if len(by_length) > 1:
-            x = sorted(by_length)
-            values = [np.array([row[name][by_length[at]] for at in x]) for name in ("median", "lowest", "highest")]
-            name = f"{row['cell'].upper()}, median of {row['seeds']}"
-            plots.setdefault(row["problem"], []).append(Curve(name, np.array(x, float), *values))
-    return plots
+def pictures(rows):
+    """SVG by problem, of those that were measured at more than one size."""
+    found = {}
+    for problem, (measured, _) in PROBLEMS.items():
+        of_this = [row for row in rows if row["problem"] == problem]
+        if len(measured) > 1 and of_this:
+            sizes = Sizes.of(measured, trained=measured[0])
+            lines = [curve(row, sizes) for row in of_this]
+            found[problem] = draw(problem.replace("-", " "), sizes, lines)
+    return found
+
+
+def curve(row, sizes):
+    """The line of one model."""
+    values = [np.array([row[name][size] for size in sizes.names]) for name in ("median", "lowest", "highest")]
+    seeds = f"median of {row['seeds']}" if row["seeds"] > 1 else "1 seed"
+    return Curve(f"{row['cell'].upper()}, {seeds}", *values)
 
 
 def main():
@@ -145,7 +153,7 @@ def main():
     parser.add_argument("--cells", default="ntm,lstm")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--lstm-seeds", type=int, default=1)
-    parser.add_argument("--lstm-seconds", type=int, default=120, help="wall-clock time of one LSTM")
+    parser.add_argument("--lstm-seconds", type=int, default=120, help="CPU time of one LSTM, evaluation included")
     parser.add_argument("--jobs", type=int, default=1, help="processes; each takes one core")
     parser.add_argument("--set", action="append", default=[], help="such as train.steps=1000, for every job")
     parser.add_argument("--keep", type=Path, help="file of results: one JSON line a seed, which a later call adds to")
@@ -180,8 +188,8 @@ def main():
                 tell(rows[-1])
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)
-        for problem, lines in curves(rows).items():
-            (options.plots / f"{problem}.svg").write_text(draw(problem.replace("-", " "), lines))
+        for problem, svg in pictures(rows).items():
+            (options.plots / f"{problem}.svg").write_text(svg)
     print(json.dumps({"bench": "algorithmic", "rows": rows}))
 
 
