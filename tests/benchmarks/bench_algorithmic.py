@@ -53,7 +53,7 @@ PAPER_LSTM = {
 
 
 def train(problem, cell, seed, data, options):
-    """One seed: metrics by size, updates and seconds."""
+    """One seed: metrics by size, updates, seconds, and `curve`: sequences, CPU seconds and bits of each evaluation."""
     with tempfile.TemporaryDirectory() as scratch:
         settings = [
             f"name={problem}-{cell}-{seed}",
@@ -75,8 +75,15 @@ def train(problem, cell, seed, data, options):
             os.environ[LIMIT] = str(options["lstm_s"])
             settings += ["train.callbacks=[cpu_limit:StopAfterCpuTime]"]
         run = load_job(JOBS / problem / "job.yaml", settings).train_run()
-        start_s = time.process_time()
-        result = train_here(run)
+        curve, batch, start_s = [], run.train.global_batch.sequences, time.process_time()
+
+        def note(event):
+            if event.phase == "evaluate" and event.numbers:
+                seconds = round(time.process_time() - start_s, 1)
+                curve.append((event.step * batch, seconds, round(bits_of(event.numbers), 3)))
+                print(f"{run.name}: {curve[-1][0]} sequences, {seconds} s, {curve[-1][2]} bits", flush=True)
+
+        result = train_here(run, note)
         cpu_s = time.process_time() - start_s
         loaded = Registry(f"file://{scratch}/registry").load(run.publish.model)
         return {
@@ -85,18 +92,23 @@ def train(problem, cell, seed, data, options):
             "seed": seed,
             "bits": {size: bits_at(loaded, size) for size in PROBLEMS[problem][0]},
             "best_step": result.best_step,
-            "sequences": result.best_step * run.train.global_batch.sequences,
-            "trained_sequences": result.steps * run.train.global_batch.sequences,
+            "sequences": result.best_step * batch,
+            "trained_sequences": result.steps * batch,
+            "curve": curve,
             "cpu_s": round(cpu_s, 1),
         }
 
 
-def bits_at(loaded, size):
+def bits_of(metrics):
     """Bits a sequence; of n-grams, bits above the optimum."""
+    return metrics.get("excess_bits", metrics["bits_per_sequence"])
+
+
+def bits_at(loaded, size):
     sizes = [int(part) for part in size.split("x")]
     steps = math.prod(sizes)
-    found = metrics_at(loaded.task, loaded.model, sizes, sequences=max(40, min(200, 4000 // steps)), seed=2)
-    return found.get("excess_bits", found["bits_per_sequence"])
+    count = max(40, min(200, 40_000 // steps))
+    return bits_of(metrics_at(loaded.task, loaded.model, sizes, sequences=count, seed=2))
 
 
 def summary(problem, cell, found):
