@@ -11,12 +11,12 @@ from recurra.tasks.problems.recall import AssociativeRecall
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="such as s3://recurra/datasets/recall or file:///tmp/recall")
-    parser.add_argument("--sequences", type=int, default=41_000, help="training sequences")
+    parser.add_argument("--sequences", type=int, default=34_000, help="training sequences")
     parser.add_argument(
         "--easier",
         type=int,
         nargs="*",
-        default=[3000, 13_000, 13_000, 10_000],
+        default=[2000, 6000, 4000, 4000],
         help="training sequences of 2, 2 to 3, 2 to 4, ... items that stand before the others",
     )
     parser.add_argument("--eval-sequences", type=int, default=1000)
