@@ -160,6 +160,19 @@ def test_recall_is_learned_from_few_items_to_many(local_url: str):
     assert items[12:].max() == 6
 
 
+def test_a_batch_of_repeat_copy_has_short_and_long_sequences(local_url: str):
+    """Grouped by length, one update would be about long answers alone and the next about short ones."""
+    prepare("algorithmic/repeat-copy", "--out", local_url, "--sequences", "160", "--eval-sequences", "1")
+    run = load_job(JOBS / "algorithmic/repeat-copy/job.yaml").train_run()
+    rows = run.train.global_batch.sequences
+    options = PlanOptions(batch_sequences=rows, shuffle=run.data.shuffle, bucket_window=run.data.shuffle_window)
+    spreads = [np.ptp(b.lengths) for b in Pipeline(Dataset.open(f"{local_url}/train"), options, epochs=1)]
+
+    assert len(spreads) == 20
+    assert min(spreads) > 5
+    assert np.median(spreads) > 40
+
+
 def test_a_published_model_is_measured_beyond_its_training(tmp_path: Path):
     """`generalise.py` takes what `recurra train` published, and asks longer questions."""
     url = f"file://{tmp_path}"
