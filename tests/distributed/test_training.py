@@ -204,7 +204,7 @@ def test_a_hanging_run_is_explained_and_can_be_made_again(driver, make_run, caps
     store = run.open_store()
     stacks = {info.key.partition("-")[2][:9]: store.read(info.key).decode() for info in store.list("stalls/")}
     assert sorted(stacks) == ["rank00000", "rank00001"]
-    assert "training_witness.py" in stacks["rank00001"] and "sum_in_place" in stacks["rank00000"]
+    assert "training_witness.py" in stacks["rank00001"] and "finish_sum" in stacks["rank00000"]
 
     assert command_line(["rerun", "hanging", "--runs", run.runs, "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""All gradients of a model as one flat buffer: cleared, summed over ranks, measured and clipped in single calls."""
+"""All gradients of a model as one flat buffer: cleared, measured and clipped in single calls, summed over ranks in few."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recurra.training.config import GradientClipConfig
+from recurra.training.overlap import OverlappedSum
 from recurra.training.ranks import Ranks
 
 _OUTPUT_LAYER = "head."
@@ -18,38 +19,48 @@ _SMALLEST_WEIGHT = 1e-3
 class FlatGradients:
     """Owns the `.grad` of every trained parameter: each is a view into `flat`.
 
-    Behind the gradients the buffer has `tail` slots for sums that travel with them, so that an update costs one
-    collective call, however many facts the ranks exchange.
+    Behind the gradients the buffer has `tail` slots for sums that travel with them, so that a small model's update costs
+    one collective call, however many facts the ranks exchange. A large one's gradients are sent bucket by bucket, while
+    backward computes the next.
 
     Args:
-        parameters: By name.
+        parameters: By name, in the order in which a forward pass uses them.
         tail: Number of slots.
-        spread_over: The ranks, where `parameters` are this rank's rows alone: whoever owns the weights puts the sums of
-            their gradients here, and norms are added up over the ranks. None = each rank has them whole.
+        ranks: Those whose gradients are added up.
+        spread: Whether `parameters` are this rank's rows alone: whoever owns the weights puts the sums of their gradients
+            here, and norms are added up over the ranks. Else each rank has them whole.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], *, tail: int, spread_over: Ranks | None = None) -> None:
-        named = sorted(parameters.items(), key=lambda item: item[0])
-        self._spread_over = spread_over
-        sizes = [value.numel() for _, value in named]
-        self._size = sum(sizes)
-        self._buffer = torch.zeros(self._size + tail, dtype=torch.float32, device=named[0][1].device)
-        self.flat = self._buffer[: self._size]
-        self.tail = self._buffer[self._size :]
-        self.parameters = {name: value for name, value in named}
-        self.views: dict[str, Tensor] = {}
-        for (name, value), piece in zip(named, torch.split(self.flat, sizes), strict=True):
-            self.views[name] = piece.view_as(value)
-            if spread_over is None:
-                value.grad = self.views[name]
+    def __init__(self, parameters: Mapping[str, Tensor], *, tail: int, ranks: Ranks, spread: bool = False) -> None:
+        backwards = list(parameters.items())[::-1]
+        sizes = [value.numel() for _, value in backwards]
+        self._buffer = torch.zeros(sum(sizes) + tail, dtype=torch.float32, device=backwards[0][1].device)
+        self.flat = self._buffer[: sum(sizes)]
+        self.tail = self._buffer[sum(sizes) :]
+        self.parameters = dict(sorted(parameters.items()))
+        pieces = torch.split(self.flat, sizes)
+        views = {name: piece.view_as(value) for (name, value), piece in zip(backwards, pieces, strict=True)}
+        self.views = {name: views[name] for name in self.parameters}
+        self._ranks = ranks
+        self._spread = spread
+        if spread:
+            self._sum = OverlappedSum(self.tail, [], ranks)
+            return
+        for name, value in backwards:
+            value.grad = views[name]
+        self._sum = OverlappedSum(self._buffer, [value for _, value in backwards], ranks)
 
     def clear(self) -> None:
         """Set gradients and tail to zero."""
         self._buffer.zero_()
 
-    def sum_over(self, ranks: Ranks) -> None:
-        """Replace gradients and tail by their sums over all ranks."""
-        ranks.sum_in_place(self._buffer if self._spread_over is None else self.tail)
+    def expect_last(self) -> None:
+        """The backward pass that comes next is the update's last: gradients are summed over ranks as they are finished."""
+        self._sum.expect_last()
+
+    def finish_sum(self) -> None:
+        """Gradients and tail are their sums over all ranks after it; none of them changes between."""
+        self._sum.finish()
 
     def norm(self) -> Tensor:
         """Euclidean norm of all gradients together; a scalar, NaN or infinite when one of them is."""
@@ -72,10 +83,10 @@ class FlatGradients:
             self.flat.mul_(config.norm / norm)
 
     def _over_ranks(self, norms: Tensor) -> Tensor:
-        if self._spread_over is None:
+        if not self._spread:
             return norms
         squares = norms.square()
-        self._spread_over.sum_in_place(squares)
+        self._ranks.sum_in_place(squares)
         return squares.sqrt()
 
     @torch.no_grad()

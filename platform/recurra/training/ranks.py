@@ -23,8 +23,16 @@ class Ranks(ABC):
     size: int
 
     @abstractmethod
+    def begin_sum(self, values: Tensor) -> Callable[[], None]:
+        """Begin to replace `values` by its sum over all ranks, the same bits on every rank.
+
+        Returns:
+            What waits for that; until then nothing else may touch `values`.
+        """
+
     def sum_in_place(self, values: Tensor) -> None:
         """Replace `values` by its sum over all ranks; the same bits on every rank."""
+        self.begin_sum(values)()
 
     @abstractmethod
     def gather(self, value: Any) -> list[Any]:
@@ -45,8 +53,9 @@ class SingleRank(Ranks):
     rank = 0
     size = 1
 
-    def sum_in_place(self, values: Tensor) -> None:
+    def begin_sum(self, values: Tensor) -> Callable[[], None]:
         """Nothing to add."""
+        return _nothing_to_wait_for
 
     def gather(self, value: Any) -> list[Any]:
         return [value]
@@ -63,8 +72,10 @@ class DistributedRanks(Ranks):
         self.size = torch.distributed.get_world_size()
         self._group = group
 
-    def sum_in_place(self, values: Tensor) -> None:
-        torch.distributed.all_reduce(values, group=self._group)
+    def begin_sum(self, values: Tensor) -> Callable[[], None]:
+        work = torch.distributed.all_reduce(values, group=self._group, async_op=True)
+        wait: Callable[[], None] = work.wait  # true, or an error
+        return wait
 
     def gather(self, value: Any) -> list[Any]:
         values: list[Any] = [None] * self.size
@@ -113,3 +124,7 @@ def current_ranks() -> Ranks:
     """The process group of this process, or the single rank when there is none (or it has one member)."""
     grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
     return DistributedRanks() if grouped and torch.distributed.get_world_size() > 1 else SingleRank()
+
+
+def _nothing_to_wait_for() -> None:
+    """The sum of a single rank is there."""

@@ -86,7 +86,8 @@ class TrainStep:
         self.gradients = FlatGradients(
             {name: value for name, value in self.weights.items() if name in trained},
             tail=5,
-            spread_over=ranks if self.shards else None,
+            ranks=ranks,
+            spread=self.shards is not None,
         )
         self.optimizer = Optimizer(self.gradients.parameters, self.gradients.views, config, l2=regularisation.l2)
         self.average = WeightAverage(self.weights, config.ema) if config.ema is not None else None
@@ -131,7 +132,7 @@ class TrainStep:
         tail[_SAVE], tail[_STOP] = wishes.save, wishes.stop
         if self.shards is not None:
             self.shards.move_gradients(self.gradients.views)
-        self.gradients.sum_over(self.ranks)
+        self.gradients.finish_sum()
         total, count, padded, save, stop = tail.tolist()
         rate = learning_rate(self.config, step, steps)
         norm = self._average_gradient(max(count, 1.0) * scale)
@@ -167,8 +168,8 @@ class TrainStep:
         ends: list[State] = []
         parts = _parts(len(batch.lengths), self.config.accumulate)
         for rows in parts:
-            if self.shards is not None and rows is parts[-1]:
-                self.shards.expect_last()
+            if rows is parts[-1]:
+                (self.shards or self.gradients).expect_last()
             start = {name: value[rows] for name, value in state.items()} if state is not None else None
             end, loss, penalty = self._forward(_rows_of(batch, rows), start)
             ends.append(end)

@@ -85,9 +85,10 @@ class ThreadRanks(Ranks):
         self.size = shared.size
         self._shared = shared
 
-    def sum_in_place(self, values: Tensor) -> None:
+    def begin_sum(self, values: Tensor) -> Callable[[], None]:
         everyones = self.gather(values.clone())
         values.copy_(torch.stack(everyones).sum(0))
+        return lambda: None
 
     def gather(self, value: Any) -> list[Any]:
         self._shared.values[self.rank] = value

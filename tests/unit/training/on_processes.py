@@ -13,6 +13,7 @@ import torch
 
 from recurra.config.load import parse
 from recurra.data.batch import Batch
+from recurra.training import overlap
 from recurra.training.callbacks.base import Callback
 from recurra.training.run import TrainRun
 from recurra.training.step import StepResult
@@ -52,6 +53,7 @@ def _bytes(tensors: dict[str, torch.Tensor]) -> int:
 def main() -> None:
     ranks, (jobs,) = meet()
     torch.set_num_threads(1)
+    overlap.BUCKET_BYTES = 1024  # small models have several, too
     answers: list[dict[str, Any]] = []
     for job, step in json.loads(jobs):
         look = Look(step)

@@ -57,14 +57,14 @@ def trained(datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
     runs: dict[str, TrainRun] = {}
     jobs: list[tuple[Any, int | None]] = []
     for case, settings in CASES.items():
-        for kind in ("ddp", "fsdp", *(("killed", "left") if case in KILLED else ())):
+        for kind in ("ddp", "fsdp", *(("ddp-killed", "killed", "left") if case in KILLED else ())):
             train = {
                 "steps": STEPS,
                 "checkpoint_every": {"steps": 3},
                 "evaluate_every": STEPS,
                 "global_batch": {"sequences": 5},
             }
-            train |= {**settings["train"], "parallel": "ddp" if kind == "ddp" else "fsdp"}
+            train |= {**settings["train"], "parallel": "ddp" if kind.startswith("ddp") else "fsdp"}
             data = {"train": f"file://{datasets}/text"}
             if case == "buckets":
                 data["eval"] = f"file://{datasets}/text-eval"
@@ -79,7 +79,7 @@ def trained(datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
                 }
             )
             runs[run.name] = run
-            jobs.append((dump(run), KILLED_AT if kind in ("killed", "left") else None))
+            jobs.append((dump(run), KILLED_AT if kind in ("ddp-killed", "killed", "left") else None))
     again = [(dump(run), None) for name, run in runs.items() if name.endswith("-killed")]
     processes = start_ranks(
         2, [str(Path(__file__).with_name("on_processes.py"))], folder / "place", json.dumps([*jobs, *again])
@@ -103,9 +103,11 @@ def test_a_sharded_run_learns_what_replicas_learn(trained: Trained, case: str) -
 
 
 @pytest.mark.parametrize("case", KILLED)
-def test_a_sharded_run_that_is_killed_goes_on_exactly(trained: Trained, case: str) -> None:
-    """Each rank writes its rows; they are the same rows again, bit for bit, with moments, average and states."""
-    undisturbed, killed = trained.runs[f"{case}-fsdp"], trained.runs[f"{case}-killed"]
+@pytest.mark.parametrize(("whole", "cut"), [("fsdp", "killed"), ("ddp", "ddp-killed")])
+def test_a_run_of_two_that_is_killed_goes_on_exactly(trained: Trained, case: str, whole: str, cut: str) -> None:
+    """Each rank's rows are the same rows again, bit for bit, with moments, average and states; and replicas send their
+    gradients in the same buckets as before."""
+    undisturbed, killed = trained.runs[f"{case}-{whole}"], trained.runs[f"{case}-{cut}"]
 
     assert_same(final_checkpoint(undisturbed), final_checkpoint(killed))
     assert steps_logged(undisturbed) == steps_logged(killed)
