@@ -24,7 +24,7 @@ help:
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
-	@echo "make bench-data, bench-ntm, bench-step, bench-train, bench-checkpoint, bench-algorithmic,"
+	@echo "make bench-data, bench-ntm, bench-step, bench-train, bench-overlap, bench-checkpoint, bench-algorithmic,"
 	@echo "             bench-serve, bench-overload, bench-sessions, bench-autoscale: ours beside the peers, if any;"
 	@echo "             results are kept in tests/benchmarks/RESULTS.md"
 
