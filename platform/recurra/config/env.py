@@ -11,19 +11,6 @@ from pathlib import Path
 HAPROXY_CONNECTIONS = 7168
 HAPROXY_OWN_FILES = 40
 
-
-def _haproxy_connections() -> int:
-    """Clients of one HAProxy, as many as the limit of open files allows; Ray's default is 4096.
-
-    It wants 2.5 files for each and does not start without them. While fewer than a fifth of them are open it goes on using
-    its connections to replicas; beyond that it opens one for every request: with 4096 that is from about 1,000 clients on.
-    """
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY:
-        return HAPROXY_CONNECTIONS
-    return max(256, min(HAPROXY_CONNECTIONS, (most - HAPROXY_OWN_FILES) * 2 // 5))
-
-
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,7 +22,7 @@ RAY_ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
     # One thread passes on tens of thousands of requests a second; four only take turns on the replicas' cores.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-    "RAY_SERVE_HAPROXY_MAXCONN": str(_haproxy_connections()),
+    "RAY_SERVE_HAPROXY_MAXCONN": str(HAPROXY_CONNECTIONS),
     # Ray has no setting for lines of its own, and pastes this one into HAProxy's defaults as it is: whoever is slow to
     # send a head, or a body of up to 16 KiB, is cut off before a replica hears of it.
     "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "leastconn\n    timeout http-request 10s\n    option http-buffer-request",
@@ -189,10 +176,27 @@ def native_kernels_wanted() -> bool:
 
 def apply_ray_environment() -> None:
     """Set `RAY_ENVIRONMENT` in this process where the variable is unset. Call before importing ray."""
-    for name, value in RAY_ENVIRONMENT.items():
+    for name, value in _ray_environment_here().items():
         os.environ.setdefault(name, value)
 
 
 def child_environment(**extra: str) -> dict[str, str]:
     """A copy of this process's environment with Ray's settings and `extra` in it, for a subprocess."""
-    return {**RAY_ENVIRONMENT, **os.environ, **extra}
+    return {**_ray_environment_here(), **os.environ, **extra}
+
+
+def _ray_environment_here() -> dict[str, str]:
+    """`RAY_ENVIRONMENT` with what this machine allows."""
+    return {**RAY_ENVIRONMENT, "RAY_SERVE_HAPROXY_MAXCONN": str(_haproxy_connections())}
+
+
+def _haproxy_connections() -> int:
+    """Clients of one HAProxy, as many as the limit of open files allows; Ray's default is 4096.
+
+    It wants 2.5 files for each and does not start without them. While fewer than a fifth of them are open it goes on using
+    its connections to replicas; beyond that it opens one for every request: with 4096 that is from about 1,000 clients on.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return HAPROXY_CONNECTIONS
+    return max(256, min(HAPROXY_CONNECTIONS, (most - HAPROXY_OWN_FILES) * 2 // 5))
