@@ -21,7 +21,8 @@ pytestmark = pytest.mark.ray
 
 RATE = 100
 """Predictions a second."""
-SERVE = ServeConfig(replicas=1, cpus_per_replica=0.5, slots=32, deterministic=True)
+SERVE = ServeConfig(replicas=1, cpus_per_replica=0.5, slots=32, deterministic=True, max_wait_s=30.0)
+"""A new replica's imports can hold the old one up for a second here: requests are to wait then, and not to be refused."""
 GREEDY = {"max_tokens": 4, "temperature": 0}
 
 

@@ -147,7 +147,7 @@ def test_a_listing_of_several_pages_is_whole(s3_url, monkeypatch):
 def test_a_long_upload_may_take_longer_than_the_limit_of_one_silence():
     """64 MiB over an office line take minutes; what has a limit is the time in which nothing moves."""
     pause = threading.Event()
-    size = 8 << 20
+    size = 32 << 20
 
     def take_slowly() -> None:
         connection, _ = listener.accept()
@@ -164,7 +164,7 @@ def test_a_long_upload_may_take_longer_than_the_limit_of_one_silence():
         listener.listen()
         thread = threading.Thread(target=take_slowly, daemon=True)
         thread.start()
-        policy = RetryPolicy(first_contact_s=0, connect_timeout_s=0.25, read_timeout_s=0.25)
+        policy = RetryPolicy(first_contact_s=0, connect_timeout_s=1, read_timeout_s=1)
         settings = S3Settings(f"http://127.0.0.1:{listener.getsockname()[1]}", "us-east-1", "a", "b", None)
 
         S3Store(settings, "recurra", policy=policy).write("k", bytes(size))
