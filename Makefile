@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean bench-step
+.PHONY: help setup demo test test-nodes check format clean bench-step
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -21,6 +21,7 @@ COMPILE = $(BIN)/python -m compileall -q -j 0 -x '$(RARELY)' $(VENV)/lib >/dev/n
 help:
 	@echo "make demo    the whole road: data -> S3 -> training -> registry -> HTTP -> metrics (KEEP=1: go on serving)"
 	@echo "make test    set up, check, and run all tests"
+	@echo "make test-nodes  loses whole Ray nodes and the head under live sessions; needs the machine for itself"
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
@@ -60,6 +61,9 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR) $(PYTEST_ARGS)
+
+test-nodes: $(STAMP)
+	RECURRA_TEST_NODES=1 $(BIN)/python -m pytest tests/distributed/test_nodes.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix
