@@ -9,42 +9,32 @@ tests/benchmarks/plots/autoscale-PRESET.svg. The last line is JSON.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import torch
 
 from recurra.config.env import apply_ray_environment
 
 apply_ray_environment()
 
-import itertools
-
 from autoscale_plot import Sample, draw
+from deployed import deployed
 
-from recurra.data.vocabulary import ByteVocabulary
-from recurra.models.config import ModelConfig
-from recurra.models.weights import save_weights
 from recurra.orchestration.deploy import ServeApi
-from recurra.orchestration.local_cluster import ClusterOptions, LocalCluster
-from recurra.registry.bundle import BundleParts
-from recurra.registry.registry import Registry
+from recurra.orchestration.local_cluster import LocalCluster
 from recurra.serving.client import Client
 from recurra.serving.config import ServeConfig
-from recurra.serving.run import ServeRun
 from recurra.serving.scaling import PRESETS
-from recurra.storage.server import EmbeddedServer
-from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 
 APPLICATION = "scaled"
+HIDDEN_SIZE = 256
 SLOTS = 12
 MOST = 3
 LOW, HIGH = 2, 24
@@ -130,19 +120,6 @@ class Watch:
             self.samples.append(Sample(now_s, self._load.wanted, running + starting, running, latency_s))
 
 
-def publish(registry_url: str) -> None:
-    task = LanguageModelTask(LanguageModelConfig(), ByteVocabulary())
-    torch.manual_seed(1)
-    model = task.build_model(ModelConfig(cell="lstm", hidden_size=256)).eval()
-    parts = BundleParts(
-        task=task.describe(),
-        model=model.config.model_dump(mode="json"),
-        shape=asdict(model.shape),
-        state_spec=model.state_spec.to_json(),
-    )
-    Registry(registry_url).publish("lm", parts, save_weights(model), alias="production")
-
-
 def serve_config(preset: str) -> ServeConfig:
     scaling = PRESETS[preset].model_copy(update={"idle_s": IDLE_S})
     return ServeConfig(replicas=(0, MOST), slots=SLOTS, cpus_per_replica=0.5, threads=1, autoscaling=scaling)
@@ -226,26 +203,8 @@ def main() -> int:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="responsive")
     parser.add_argument("--high-seconds", type=float, default=40.0, help="of high load once all replicas run")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        server = EmbeddedServer(directory / "s3")
-        server.start()
-        os.environ.update(server.environment())
-        server.create_bucket("recurra")
-        registry_url = "s3://recurra/scaled/registry"
-        publish(registry_url)
-        options = ClusterOptions(num_cpus=4, environment=server.environment(), ends_with_us=True)
-        cluster = LocalCluster(directory / "ray", options).start()
-        try:
-            serve = serve_config(arguments.preset)
-            run = ServeRun(name=APPLICATION, model="lm@production", registry=registry_url, serve=serve)
-            ServeApi(cluster.dashboard_url).deploy(
-                run, http_port=cluster.record.ports.http, timeout_s=300, progress=print
-            )
-            result = record(cluster, arguments.preset, arguments.high_seconds)
-        finally:
-            cluster.stop()
-            server.kill()
+    with deployed(APPLICATION, serve_config(arguments.preset), HIDDEN_SIZE) as cluster:
+        result = record(cluster, arguments.preset, arguments.high_seconds)
     print(json.dumps(result))
     return 0 if result["failed"] == result["lost"] == 0 else 1
 

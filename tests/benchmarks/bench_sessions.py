@@ -11,43 +11,34 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import torch
 
 from recurra.config.env import apply_ray_environment
 
 apply_ray_environment()
 
 import ray
+from deployed import deployed, make_model
 from kills import Fleet, kill_all
 
-from recurra.data.vocabulary import ByteVocabulary
-from recurra.models.config import ModelConfig
-from recurra.models.weights import save_weights
-from recurra.orchestration.deploy import ServeApi
-from recurra.orchestration.local_cluster import ClusterOptions, LocalCluster
-from recurra.registry.bundle import BundleParts
-from recurra.registry.registry import Registry
+from recurra.orchestration.local_cluster import LocalCluster
 from recurra.serving.app import build_asgi
 from recurra.serving.config import ServeConfig
 from recurra.serving.lineup import Lineup
-from recurra.serving.run import ServeRun
 from recurra.serving.service import ServedModel, Service
-from recurra.storage.server import EmbeddedServer
 from recurra.storage.url import open_store
-from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 from recurra.telemetry.metrics import Metrics
 
 APPLICATION = "soak"
+HIDDEN_SIZE = 128
 REPLICAS = 3
 SHARDS = 2
 SCRIPTS = 40
@@ -84,23 +75,6 @@ def serve_config(cpus: float) -> ServeConfig:
     )
 
 
-def model_of() -> tuple[LanguageModelTask, torch.nn.Module]:
-    task = LanguageModelTask(LanguageModelConfig(), ByteVocabulary())
-    torch.manual_seed(1)
-    return task, task.build_model(ModelConfig(cell="lstm", hidden_size=128)).eval()
-
-
-def publish(registry_url: str) -> None:
-    task, model = model_of()
-    parts = BundleParts(
-        task=task.describe(),
-        model=model.config.model_dump(mode="json"),
-        shape=asdict(model.shape),
-        state_spec=model.state_spec.to_json(),
-    )
-    Registry(registry_url).publish("lm", parts, save_weights(model), alias="production")
-
-
 def parts_of(script: int, count: int) -> list[str]:
     """The text of a script, cut."""
     dice = random.Random(script)
@@ -110,7 +84,7 @@ def parts_of(script: int, count: int) -> list[str]:
 
 async def undisturbed(count: int, directory: Path) -> list[list[list[int]]]:
     """What each script's session says step by step when nothing happens: one engine in this process, no vault."""
-    task, model = model_of()
+    task, model = make_model(HIDDEN_SIZE)
     service = Service(
         ServedModel("lm", "d" * 64, task, model),
         serve_config(1),
@@ -260,27 +234,10 @@ def main() -> int:
     parser.add_argument("--replica-kills", type=int, default=20)
     parser.add_argument("--shard-kills", type=int, default=5)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        directory = Path(folder)
-        server = EmbeddedServer(directory / "s3")
-        server.start()
-        os.environ.update(server.environment())
-        server.create_bucket("recurra")
-        registry_url = "s3://recurra/soak/registry"
-        publish(registry_url)
-        options = ClusterOptions(num_cpus=4, environment=server.environment(), ends_with_us=True)
-        cluster = LocalCluster(directory / "ray", options).start()
-        try:
-            run = ServeRun(name=APPLICATION, model="lm@production", registry=registry_url, serve=serve_config(0.5))
-            ServeApi(cluster.dashboard_url).deploy(
-                run, http_port=cluster.record.ports.http, timeout_s=300, progress=print
-            )
-            ray.init(cluster.address, namespace="recurra", log_to_driver=False)
-            result = asyncio.run(soak(arguments, cluster, directory))
-            ray.shutdown()
-        finally:
-            cluster.stop()
-            server.kill()
+    with deployed(APPLICATION, serve_config(0.5), HIDDEN_SIZE) as cluster, tempfile.TemporaryDirectory() as folder:
+        ray.init(cluster.address, namespace="recurra", log_to_driver=False)
+        result = asyncio.run(soak(arguments, cluster, Path(folder)))
+        ray.shutdown()
     print(json.dumps(result))
     return 0 if result["lost"] == result["doubled"] == result["different"] == 0 else 1
 

@@ -1,8 +1,8 @@
 """One step of a stream, and training where torch has no fused path: ours beside torch's and ONNX Runtime's.
 
 Same weights, one thread, turn by turn, warm; each figure is the median over the turns of their time over ours, so a number
-above 1 says that ours is faster. With --busy, on a machine that has other work: the least CPU time of all turns in place of medians. Inputs are as wide as the layers. ONNX Runtime is given its best way to be called, bound
-buffers. The last line is JSON.
+above 1 says that ours is faster. With --busy, on a machine that has other work: the least CPU time of all turns in place of
+medians. Inputs are as wide as the layers. ONNX Runtime is given its best way to be called, bound buffers. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -284,7 +284,7 @@ class LocalCluster:
 
 
 def _short_temp_dir() -> str:
-    """Its unix sockets have short limits (see `_haproxy_files`), so a long TMPDIR is passed over for /tmp."""
+    """Its unix sockets have short limits (see ray_start.py), so a long TMPDIR is passed over for /tmp."""
     parent = tempfile.gettempdir()
     return tempfile.mkdtemp(prefix="recurra-", dir=parent if len(parent) <= 10 else "/tmp")
 

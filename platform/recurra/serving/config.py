@@ -112,8 +112,8 @@ class ServeConfig(Section):
     deterministic: bool = False
     """Compute in batches of one fixed shape, so that no bit of an answer depends on its neighbours in the batch."""
     step_precision: Literal["float32", "int8", "bf16"] = "float32"
-    """int8: step rnn, gru and lstm layers on a CPU with 8-bit matrices: three to five times faster, and off by about 1 % of the
-    outputs' range. bf16: these and the output layer in bfloat16, on CPUs with AMX or AVX512-BF16 (others step in float32 and
+    """int8: step rnn, gru and lstm layers on a CPU with 8-bit matrices: about three times faster for one sequence, more with
+    AMX, and off by about 1 % of the outputs' range. bf16: these and the output layer in bfloat16, on CPUs with AMX or AVX512-BF16 (others step in float32 and
     say so): two to four times faster, and off by half of that. Whole inputs are read in the model's own precision all the same."""
     cpus_per_replica: float = Field(default=1.0, ge=0)
     gpus_per_replica: float = Field(default=0.0, ge=0)

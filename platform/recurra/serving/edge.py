@@ -11,7 +11,7 @@ import hmac
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from recurra.errors import RecurraError, RequestError
@@ -171,38 +171,25 @@ class Limited:
         await self._app(scope, _replay(body, receive), send)
 
     async def _read(self, receive: Receive) -> bytes:
-        arriving = receive()
-        assert isinstance(arriving, Coroutine)
-        try:
-            late = _Resumed(arriving, arriving.send(None))
-        except StopIteration as here:  # nearly always all of it has come with the head: no timer for that
-            message: Message = here.value
-            if not message.get("more_body", False) and len(body := message.get("body", b"")) <= self._max_bytes:
-                return bytes(body)
-            return await self._rest(message, receive)
-        return await self._rest(late, receive)
-
-    async def _rest(self, first: Message | _Resumed, receive: Receive) -> bytes:
         body = bytearray()
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                message = await first if isinstance(first, _Resumed) else first
-                while True:
+                more = True
+                while more:
+                    message = await receive()
                     if message["type"] == "http.disconnect":
                         raise asyncio.CancelledError
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > self._max_bytes:
                         raise self._too_large(f"more than {self._max_bytes}" if more else str(len(body)))
-                    if not more:
-                        return bytes(body)
-                    message = await receive()
         except TimeoutError as exc:
             raise RequestError(
                 f"The body was not complete within {BODY_TIMEOUT_S:g} s. Send it in one go.",
                 status=408,
                 code="body_timeout",
             ) from exc
+        return bytes(body)
 
     def _too_large(self, seen: str) -> RequestError:
         return RequestError(
@@ -211,18 +198,6 @@ class Limited:
             status=413,
             code="too_large",
         )
-
-
-class _Resumed:
-    """The rest of a coroutine that was begun by hand and has to wait."""
-
-    def __init__(self, begun: Coroutine[Any, Any, Message], awaited: object) -> None:
-        self._begun = begun
-        self._awaited = awaited
-
-    def __await__(self) -> Generator[Any, Any, Message]:
-        yield self._awaited
-        return (yield from self._begun.__await__())
 
 
 async def answer(

@@ -35,8 +35,8 @@ class Progress:
     nonfinite: int = 0
     """Updates in a row that were skipped because their gradient was not finite."""
     loss_scale: float = 2.0**7
-    """What fp16-mixed multiplies losses, sums over the items of a batch, by: half of it after an update that was not finite, twice after `_GROW_AFTER` that
-    were (Micikevicius et al. 2018, arXiv 1710.03740)."""
+    """What fp16-mixed multiplies losses, sums over the items of a batch, by: half of it after an update that was not finite,
+    twice after `_GROW_AFTER` that were (Micikevicius et al. 2018, arXiv 1710.03740)."""
     scale_held: int = 0
     """Updates with this scale so far."""
     spikes: int = 0

@@ -11,27 +11,13 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from messages import Classify, Generate, Step
 from networks import load_classifier, load_language, sample
-from pydantic import BaseModel
 
 app = FastAPI()
 language = os.environ["BENCH_MODEL"] == "language"
 model = load_language() if language else load_classifier()
 sessions: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
-
-
-class Classify(BaseModel):
-    tokens: list[int]
-
-
-class Generate(BaseModel):
-    prompt: str
-    max_tokens: int
-
-
-class Step(BaseModel):
-    session: str
-    token: int
 
 
 @app.post("/predict")

@@ -12,28 +12,14 @@ from collections.abc import AsyncIterator
 import torch
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from messages import Classify, Generate, Step
 from networks import load_classifier, load_language, sample
-from pydantic import BaseModel
 from ray import serve
 
 api = FastAPI()
 WAIT_S = float(os.environ.get("BENCH_BATCH_WAIT_S", "0.005"))
 STREAMS = int(os.environ.get("BENCH_CONCURRENT_BATCHES", "1"))
 """With several, who comes need not wait until the longest sequence of a batch has ended; but the batches are smaller."""
-
-
-class Classify(BaseModel):
-    tokens: list[int]
-
-
-class Generate(BaseModel):
-    prompt: str
-    max_tokens: int
-
-
-class Step(BaseModel):
-    session: str
-    token: int
 
 
 @serve.deployment(max_ongoing_requests=2048, ray_actor_options={"num_cpus": 1})
