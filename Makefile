@@ -13,6 +13,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(
 TORCH_INDEX ?=
 COVERAGE_FLOOR := 80
 PYTEST_ARGS ?=
+NODE_LOST := tests/distributed/test_training.py::test_a_run_that_loses_all_workers_and_a_node_and_then_its_driver_ends_exactly
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 # pip compiles everything on one core; without any bytecode Ray's first start is so slow that it gives up.
 RARELY := /tests?/|/testing/|/rllib/|/ray/llm/|/_inductor/|/_dynamo/|/torch/(ao|onnx)/|/torchgen/|/(sympy|pandas|networkx|pip|pygments)/
@@ -21,7 +22,7 @@ COMPILE = $(BIN)/python -m compileall -q -j 0 -x '$(RARELY)' $(VENV)/lib >/dev/n
 help:
 	@echo "make demo    the whole road: data -> S3 -> training -> registry -> HTTP -> metrics (KEEP=1: go on serving)"
 	@echo "make test    set up, check, and run all tests"
-	@echo "make test-nodes  loses whole Ray nodes and the head under live sessions; needs the machine for itself"
+	@echo "make test-nodes  loses whole Ray nodes and the head, under sessions and training; needs the machine for itself"
 	@echo "make check   ruff, mypy and the import contracts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make setup   create $(VENV)"
@@ -63,7 +64,7 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR) $(PYTEST_ARGS)
 
 test-nodes: $(STAMP)
-	RECURRA_TEST_NODES=1 $(BIN)/python -m pytest tests/distributed/test_nodes.py
+	RECURRA_TEST_NODES=1 $(BIN)/python -m pytest tests/distributed/test_nodes.py $(NODE_LOST)
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix

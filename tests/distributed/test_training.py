@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import ray
 import torch
 from ray._raylet import GcsClient
 from ray.core.generated import autoscaler_pb2
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from recurra.cli.main import run as command_line
+from recurra.config.load import dump, parse
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.data.write import DatasetWriter
@@ -39,6 +43,8 @@ GRACE_S = 30.0
 """Between the notice that a node goes and its end: what Kubernetes gives by default."""
 STEPS = 36
 """Three epochs of 12 global batches of 8 sequences."""
+EVERY = 5
+"""Updates between two checkpoints."""
 
 
 @pytest.fixture(scope="module")
@@ -47,17 +53,26 @@ def witness_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def driver(ray_cluster, witness_dir: Path) -> Iterator[None]:
+def environment(witness_dir: Path) -> dict[str, str]:
+    """The workers' environment."""
     # What this process was told comes along: workers run the code under test, not whichever is installed.
     paths = [str(Path(__file__).with_name("on_workers")), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {"PYTHONPATH": os.pathsep.join(paths), "WITNESS_DIR": str(witness_dir)}
+    return {"PYTHONPATH": os.pathsep.join(paths), "WITNESS_DIR": str(witness_dir)}
+
+
+def connect(address: str, environment: dict[str, str]) -> None:
     ray.init(
-        address=ray_cluster.address,
+        address=address,
         namespace="recurra",
         log_to_driver=False,
         logging_level="ERROR",
         runtime_env={"env_vars": environment},
     )
+
+
+@pytest.fixture(scope="module")
+def driver(ray_cluster, environment: dict[str, str]) -> Iterator[None]:
+    connect(ray_cluster.address, environment)
     yield
     ray.shutdown()
 
@@ -88,9 +103,9 @@ def make_run(base_url: str) -> Callable[..., TrainRun]:
                     "workers": 2,
                     "steps": STEPS,
                     "global_batch": {"sequences": 8},
-                    "checkpoint_every": {"steps": 5},
+                    "checkpoint_every": {"steps": EVERY},
                     "evaluate_every": STEPS,
-                    "callbacks": ["training_witness:Witness"],
+                    "callbacks": ["training_witness:Witness", "training_witness:Held"],
                     **train,
                 },
                 "publish": {"model": "sentences", "alias": "candidate", "registry": f"{base_url}/registry"},
@@ -113,20 +128,60 @@ def undisturbed(driver, make_run) -> TrainRun:
 def test_a_run_whose_worker_is_killed_finishes_by_itself_and_exactly(undisturbed, make_run, witness_dir):
     """SIGKILL in mid-epoch, and between two checkpoints: no sequence skipped or repeated, the same weights and log."""
     run = make_run("killed")
-    killer = threading.Thread(target=kill_rank_1_at, args=(witness_dir, "killed", 18))
+    hold(run, witness_dir, 18)
+    killer = threading.Thread(target=lambda: os.kill(held(run, witness_dir, 18)[1], signal.SIGKILL))
     killer.start()
     events = []
     result = launch(run, None, events.append)
     killer.join()
 
-    assert len({line["pid"] for line in witnessed(witness_dir, "killed", rank=1)}) == 2
-    # The checkpoint of step 15 may have been in flight still, and died with the rank that wrote half of it.
-    assert any(event.phase == "restart" and event.step in (10, 15) for event in events)
+    assert [event.step for event in events if event.phase == "restart"] == [15]
     assert result.steps == STEPS
-    assert_each_sequence_once_an_epoch(witness_dir, "killed")
-    for name, value in weights_of(undisturbed).items():
-        assert torch.equal(value, weights_of(run)[name]), name
-    assert losses_of(run) == losses_of(undisturbed)
+    assert_as_if_undisturbed(run, undisturbed, witness_dir, resumed_from=[None, 15])
+
+
+def test_a_run_that_loses_all_workers_and_then_its_driver_ends_exactly(
+    undisturbed, ray_cluster, environment, make_run, witness_dir
+):
+    """Ray restarts the workers; behind the driver nothing is left, and whoever types the command again goes on."""
+    run = make_run("hunted")
+    hold(run, witness_dir, 7, 16)
+    with driven(run, ray_cluster.address, environment):
+        for pid in held(run, witness_dir, 7):
+            os.kill(pid, signal.SIGKILL)
+        held(run, witness_dir, 16)
+    launch(run, None, lambda event: None)
+
+    assert_as_if_undisturbed(run, undisturbed, witness_dir, resumed_from=[None, 5, 15])
+
+
+@pytest.mark.skipif(
+    "RECURRA_TEST_NODES" not in os.environ, reason="wants a machine of its own: make test-nodes runs it"
+)
+def test_a_run_that_loses_all_workers_and_a_node_and_then_its_driver_ends_exactly(
+    undisturbed, ray_cluster, environment, make_run, witness_dir
+):
+    """As above; between the two all processes of a node die at once, the raylet and a worker among them."""
+    run = make_run("homeless")
+    hold(run, witness_dir, 7, 16, 27)
+    head = placement_group([{"CPU": 4}])  # so that the run is on the two others, with a worker on each
+    ray.get(head.ready())
+    nodes = [ray_cluster.add_node(1), ray_cluster.add_node(1)]
+    try:
+        with driven(run, ray_cluster.address, environment):
+            for pid in held(run, witness_dir, 7):
+                os.kill(pid, signal.SIGKILL)
+            held(run, witness_dir, 16)
+            ray_cluster.kill_node(nodes[1])
+            nodes[1] = ray_cluster.add_node(1)
+            held(run, witness_dir, 27)
+        launch(run, None, lambda event: None)
+    finally:
+        remove_placement_group(head)
+        for node in nodes:
+            ray_cluster.kill_node(node)
+
+    assert_as_if_undisturbed(run, undisturbed, witness_dir, resumed_from=[None, 5, 15, 25])
 
 
 def test_the_best_checkpoint_is_published(undisturbed, base_url):
@@ -137,7 +192,7 @@ def test_the_best_checkpoint_is_published(undisturbed, base_url):
     for name, value in weights_of(undisturbed).items():
         if name.startswith("weight."):
             assert torch.equal(own[name.removeprefix("weight.")], value)
-    assert loaded.bundle.lineage["run"] in ("undisturbed", "killed")
+    assert loaded.bundle.lineage["run"] in ("undisturbed", "killed", "hunted", "homeless")
 
 
 @pytest.mark.timeout(400)
@@ -219,20 +274,59 @@ def drain_spot_node(address: str, directory: Path, noticed_s: list[float]) -> No
     assert accepted, why
 
 
-def kill_rank_1_at(directory: Path, name: str, step: int) -> None:
-    """SIGKILL the process of rank 1 as soon as it has made that update."""
-    os.kill(wait_for_step(directory, name, step), signal.SIGKILL)
+@contextmanager
+def driven(run: TrainRun, address: str, environment: dict[str, str]) -> Iterator[None]:
+    """A process that launches the run, and is killed at the end of the block."""
+    process = multiprocessing.get_context("spawn").Process(target=drive, args=(dump(run), address, environment))
+    process.start()
+    try:
+        yield
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()
 
 
-def wait_for_step(directory: Path, name: str, step: int) -> int:
-    """The process of rank 1, once it has made that update."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for line in witnessed(directory, name, rank=1):
-            if line["step"] >= step:
-                return int(line["pid"])
-        time.sleep(0.005)
-    raise AssertionError(f"{name} did not reach step {step}")
+def drive(run: dict[str, Any], address: str, environment: dict[str, str]) -> None:
+    """What that process does."""
+    connect(address, environment)
+    launch(parse(run, TrainRun), None, lambda event: None)
+
+
+def hold(run: TrainRun, directory: Path, *steps: int) -> None:
+    """Have rank 1 wait behind these updates, once at each."""
+    for step in steps:
+        hold_file(run, directory, step).touch()
+
+
+def hold_file(run: TrainRun, directory: Path, step: int) -> Path:
+    """As `Held` looks for it, and takes it away when it begins to wait."""
+    return directory / f"{run.name}-hold-{step}"
+
+
+def held(run: TrainRun, directory: Path, step: int) -> list[int]:
+    """The processes of both ranks, once rank 1 waits behind that update and the checkpoint before it is committed."""
+    store, last, file = run.open_store(), step - step % EVERY, hold_file(run, directory, step)
+    wait_for(lambda: not file.exists(), f"{run.name} did not reach step {step}")
+    wait_for(lambda: store.exists(f"checkpoints/{last:08d}/manifest.json"), f"{run.name} has no checkpoint of {last}")
+    return [wait_for_step(directory, run.name, step, rank) for rank in (0, 1)]
+
+
+def wait_for_step(directory: Path, name: str, step: int, rank: int = 1) -> int:
+    """The process of that rank that made this update, while there is only one."""
+
+    def made() -> list[int]:
+        return [line["pid"] for line in witnessed(directory, name, rank) if line["step"] >= step]
+
+    wait_for(lambda: bool(made()), f"{name} did not reach step {step}")
+    return made()[0]
+
+
+def wait_for(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
 
 
 def witnessed(directory: Path, name: str, rank: int) -> list[dict[str, Any]]:
@@ -241,14 +335,31 @@ def witnessed(directory: Path, name: str, rank: int) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
+def assert_as_if_undisturbed(
+    run: TrainRun, undisturbed: TrainRun, directory: Path, *, resumed_from: list[int | None]
+) -> None:
+    """Weights, optimizer, losses and sequences are those of the other run, bit for bit, and its attempts began there."""
+    assert_each_sequence_once_an_epoch(directory, run.name)
+    for rank in (0, 1):
+        attempts = {line["pid"]: line["resumed_from"] for line in witnessed(directory, run.name, rank)}
+        assert sorted(attempts.values(), key=lambda step: step or 0) == resumed_from
+    expected, own = weights_of(undisturbed), weights_of(run)
+    assert own.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, own[name]), name
+    assert losses_of(run) == losses_of(undisturbed)
+
+
 def assert_each_sequence_once_an_epoch(directory: Path, name: str) -> None:
-    """The updates that count: of each step the last that was made, on both ranks."""
+    """Whoever made an update, and however often: it saw the same sequences."""
     ids_of: dict[int, Counter[int]] = {}
     for rank in (0, 1):
-        last = {line["step"]: line for line in sorted(witnessed(directory, name, rank), key=lambda line: line["step"])}
-        assert sorted(last) == list(range(1, STEPS + 1))
-        for line in last.values():
-            ids_of.setdefault(line["epoch"], Counter()).update(i for i in line["ids"] if i >= 0)
+        seen: dict[int, tuple[int, list[int]]] = {}
+        for line in witnessed(directory, name, rank):
+            assert seen.setdefault(line["step"], (line["epoch"], line["ids"])) == (line["epoch"], line["ids"])
+        assert sorted(seen) == list(range(1, STEPS + 1))
+        for epoch, ids in seen.values():
+            ids_of.setdefault(epoch, Counter()).update(i for i in ids if i >= 0)
     assert ids_of == {epoch: Counter(range(SEQUENCES)) for epoch in range(3)}
 
 

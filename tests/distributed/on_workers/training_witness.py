@@ -14,14 +14,35 @@ from recurra.training.trainer import Due, Trainer
 
 
 class Witness(Callback):
-    """Appends a line an update to `$WITNESS_DIR/<run>-<rank>-<pid>.jsonl`, and waits a little, so that there is time to kill."""
+    """Appends a line an update to `$WITNESS_DIR/<run>-<rank>-<pid>.jsonl`."""
 
     def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
         file = Path(os.environ["WITNESS_DIR"], f"{trainer.name}-{trainer.ranks.rank}-{os.getpid()}.jsonl")
-        record = {"step": trainer.progress.step, "epoch": batch.epoch, "ids": batch.ids.tolist(), "pid": os.getpid()}
+        record = {
+            "step": trainer.progress.step,
+            "epoch": batch.epoch,
+            "ids": batch.ids.tolist(),
+            "pid": os.getpid(),
+            "resumed_from": trainer.resumed_from,
+        }
         with file.open("a") as out:
             out.write(json.dumps(record) + "\n")
         return Due()
+
+
+class Held(Callback):
+    """Rank 1 waits to be killed behind each update that has a file `$WITNESS_DIR/<run>-hold-<step>`. It takes the file
+    with it: the process that comes by that update next goes on. Checkpoints in flight are not held up."""
+
+    def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
+        if trainer.ranks.rank != 1:
+            return Due()
+        try:
+            Path(os.environ["WITNESS_DIR"], f"{trainer.name}-hold-{trainer.progress.step}").unlink()
+        except FileNotFoundError:
+            return Due()
+        time.sleep(300)
+        raise TimeoutError("nobody came to kill this process")
 
 
 class Slow(Callback):
