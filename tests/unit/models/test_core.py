@@ -14,7 +14,7 @@ from recurra.errors import ModelError
 from recurra.models.backend import use_backend
 from recurra.models.build import build_core
 from recurra.models.config import ModelConfig, NtmConfig, RegularisationConfig
-from recurra.models.core import Core, cut_at_resets
+from recurra.models.core import Core, blank_padding, cut_at_resets
 
 
 @pytest.fixture(autouse=True, scope="module", params=["auto", "eager"])
@@ -275,3 +275,19 @@ def test_resets_in_padding_do_not_cut():
     segments = cut_at_resets(4, torch.tensor([3]), reset_BT)
 
     assert [(s.begin, s.end) for s in segments] == [(0, 1), (1, 4)]
+
+
+@pytest.mark.parametrize("steps_first", [False, True])
+def test_padding_is_blanked_whatever_stood_there(steps_first):
+    """Values and gradients, however they lie in memory; rows without a real step, and full ones, too."""
+    shape = (5, 3, 4) if steps_first else (3, 5, 4)
+    x_BTD = torch.randn(shape, requires_grad=True)
+    values_BTD = x_BTD.transpose(0, 1) if steps_first else x_BTD
+    padding_BT1 = (torch.arange(5) >= torch.tensor([2, 0, 5])[:, None])[:, :, None]
+
+    blanked_BTD = blank_padding(values_BTD.masked_fill(padding_BT1, float("nan")), torch.tensor([2, 0, 5]))
+    blanked_BTD.sum().backward()
+
+    assert torch.equal(blanked_BTD, values_BTD.masked_fill(padding_BT1, 0))
+    gradient_BTD = x_BTD.grad.transpose(0, 1) if steps_first else x_BTD.grad
+    assert torch.equal(gradient_BTD, (~padding_BT1).float().expand(3, 5, 4))
