@@ -70,6 +70,12 @@ class Model(nn.Module, ABC):
     def state_spec(self) -> StateSpec:
         """The tensors of `zero_state`; at least one."""
 
+    @property
+    def apart(self) -> list[nn.Module]:
+        """Large parts in the order of their calls, none inside another, whose weights nothing but those calls uses: training
+        that spreads the weights over workers gathers each by itself."""
+        return []
+
     @abstractmethod
     def zero_state(self, batch: int, device: torch.device | str = "cpu") -> State:
         """What every sequence starts from; learned starts carry gradients."""
@@ -146,6 +152,13 @@ class SequenceModel(Model):
             return core
         pool = self.pooling.spec(self._dtype()).prefixed("pool")
         return StateSpec(core.tensors + pool.tensors)
+
+    @property
+    def apart(self) -> list[nn.Module]:
+        """Embedding and output layer, unless they are one."""
+        if self.embedding is None or isinstance(self.head, TiedHead):
+            return []
+        return [self.embedding, self.head]
 
     def zero_state(self, batch: int, device: torch.device | str = "cpu") -> State:
         """What every sequence starts from; learned starts carry gradients."""
@@ -236,7 +249,10 @@ class SequenceModel(Model):
     def _embedded(self, inputs: Tensor) -> Tensor:
         if self.front is not None:
             return self.front.forward(inputs)
-        return inputs if self.embedding is None else self.embedding.forward(inputs)
+        if self.embedding is None:
+            return inputs
+        vectors: Tensor = self.embedding(inputs)
+        return vectors
 
     def _logits(self, y: Tensor) -> Tensor:
         if isinstance(self.head, TiedHead):

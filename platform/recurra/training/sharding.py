@@ -1,4 +1,5 @@
-"""Fully sharded data parallelism (FSDP): each rank holds its rows of every weight, and all rows only during an update.
+"""Fully sharded data parallelism (FSDP): each rank holds its rows of every weight, and all rows only during an update:
+those of embedding and output layer (`Model.apart`) in turn, all others together.
 
 Gradients, moments and average follow the rows, so that a large embedding costs each of n ranks 1/n of all of them.
 """
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recurra.models.embedding import TokenEmbedding
 from recurra.models.sequence import Model
 from recurra.models.state import State
 from recurra.tasks.base import Task, TaskTensors
@@ -65,27 +67,35 @@ class Shards:
         self._ranks = ranks
         shapes = {name: value.shape for name, value in model.named_parameters()}
         mesh = meshes.init_device_mesh(next(model.parameters()).device.type, (ranks.size,))
+        parts: list[Any] = []
+        for module in model.apart:
+            last = module is model.apart[-1]  # its gradient is computed right behind its call
+            part = fsdp.fully_shard(module, mesh=mesh, reshard_after_forward=not last)
+            # Nothing new: by itself torch would gather the part before while this one's gradient is computed.
+            part.set_modules_to_backward_prefetch([part])
+            part.set_unshard_in_backward(not isinstance(module, TokenEmbedding))  # whose gradient asks for tokens alone
+            parts.append(part)
         self._learner = fsdp.fully_shard(_Learner(task, model), mesh=mesh, reshard_after_forward=False)
-        # Sums, as without shards: the divisor is the count of the global batch.
-        self._learner.set_gradient_divide_factor(1.0)
-        self._learner.set_force_sum_reduction_for_comms(True)
+        # Weights that one rank's rows do not use are summed all the same: the others wait for it.
+        self._learner.set_reduce_scatter_unused_params(True)
+        for part in (self._learner, *parts):
+            # Sums, as without shards: the divisor is the count of the global batch.
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)
         self.weights = {name: _local(value).detach() for name, value in model.named_parameters()}
         """This rank's rows; what changes them changes the model."""
         self.rows = {name: _rows_of(shape, ranks) for name, shape in shapes.items()}
 
     def gather(self) -> None:
-        """Have all rows of the weights until the end of the last part's backward pass."""
+        """Have all rows of the weights until the end of the last part's backward pass; of `Model.apart` only in turn."""
         self._learner.unshard()
         self._learner.set_requires_gradient_sync(False)
-        self._learner.set_reshard_after_backward(False)
-        for value in self._model.parameters():
-            # Weights that one rank's rows do not use are summed all the same: the others wait for it.
-            value.grad = torch.zeros_like(value)
+        self._learner.set_reshard_after_backward(False, recurse=False)
 
     def expect_last(self) -> None:
         """The backward pass that comes next sums the gradients of all parts over the ranks, and lets the weights go."""
         self._learner.set_requires_gradient_sync(True)
-        self._learner.set_reshard_after_backward(True)
+        self._learner.set_reshard_after_backward(True, recurse=False)
 
     def forward(self, tensors: TaskTensors, state: State | None) -> tuple[Tensor, State]:
         """As `Task.forward`."""

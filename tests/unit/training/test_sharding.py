@@ -30,7 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
     "lanes": {
-        "train": {**LANES, "optimizer": "sgd", "gradient_clip": {"norm": 0.5, "value": 0.1}},
+        "train": {**LANES, "accumulate": 2, "optimizer": "sgd", "gradient_clip": {"norm": 0.5, "value": 0.1}},
         "model": {"cell": "gru"},
     },
     "filler": {
@@ -45,7 +45,7 @@ STEPS, KILLED_AT = 6, 4
 class Trained:
     """The runs of all cases, and what each rank held."""
 
-    def __init__(self, runs: dict[str, TrainRun], held: list[list[dict[str, int]]]) -> None:
+    def __init__(self, runs: dict[str, TrainRun], held: list[list[dict[str, float]]]) -> None:
         self.runs = runs
         self.held = dict(zip(runs, zip(*held, strict=True), strict=True))
 
@@ -132,6 +132,12 @@ def test_each_rank_holds_half(trained: Trained) -> None:
         assert whole[0][part] == whole[1][part]
         assert all(rank[part] < 0.51 * whole[0][part] for rank in sharded), part
         assert sum(rank[part] for rank in sharded) == pytest.approx(whole[0][part], rel=0.01), part
+
+
+def test_embedding_and_output_layer_are_whole_in_turn(trained: Trained) -> None:
+    """Of a large vocabulary they are nearly all of the model; neither is gathered while the other one computes."""
+    for rank in trained.held["lanes-fsdp"]:
+        assert rank["embedding_beside_head"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_sharding_cannot_do_is_refused(make_run: MakeRun) -> None:
