@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recurra.config import haproxy
+
 HAPROXY_CONNECTIONS = 7168
 HAPROXY_OWN_FILES = 40
 
@@ -23,9 +25,8 @@ RAY_ENVIRONMENT = {
     # One thread passes on tens of thousands of requests a second; four only take turns on the replicas' cores.
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     "RAY_SERVE_HAPROXY_MAXCONN": str(HAPROXY_CONNECTIONS),
-    # Ray has no setting for lines of its own, and pastes this one into HAProxy's defaults as it is: whoever is slow to
-    # send a head, or a body of up to 16 KiB, is cut off before a replica hears of it.
-    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": "leastconn\n    timeout http-request 10s\n    option http-buffer-request",
+    "RAY_SERVE_HAPROXY_BALANCE_ALGORITHM": haproxy.BALANCE,
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": haproxy.CHECK_INTERVAL,
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     # A node whose process is gone counts as dead after five refused calls: 5 s instead of 15 until its actors start elsewhere.

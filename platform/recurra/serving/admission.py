@@ -1,5 +1,7 @@
 """Refuses what would wait for too long, before it is parsed. A body that is slow to come is nobody's place in the line.
 
+HAProxy hears of it by a header and refuses by itself for a moment, which costs next to nothing (config/haproxy.py).
+
 Where an overloaded replica's requests wait differs: in the engine's queue when the model is slow, on the event loop, before
 and after the engine, when it is quick. So what counts here is requests from their arrival until their answer begins.
 """
@@ -10,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from recurra.errors import RequestError
-from recurra.serving.edge import ENDPOINT, App, Message, Receive, Scope, Send
+from recurra.serving.edge import CROWDED, ENDPOINT, App, Message, Receive, Scope, Send
 
 ADMITTED = frozenset({"predict", "completions", "timeseries", "infer", "session_step", "session_stream"})
 """Endpoints whose work is the engine's; health, metrics and models are answered whatever the load."""
@@ -92,9 +94,13 @@ class Admitted:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(ENDPOINT) not in ADMITTED or scope["method"] != "POST":
             return await self._app(scope, receive, send)
-        self._check_room()
-        if not self._crowd.enter():
-            raise self._crowded()
+        try:
+            self._check_room()
+            if not self._crowd.enter():
+                raise self._crowded()
+        except RequestError as exc:
+            scope[CROWDED] = exc.status == 429
+            raise
         here = True
 
         async def noting_send(message: Message) -> None:

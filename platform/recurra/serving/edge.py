@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from recurra.config.haproxy import BUSY_HEADER
 from recurra.errors import RecurraError, RequestError
 from recurra.serving.messages import envelope
 from recurra.telemetry.metrics import Metrics
@@ -31,6 +32,8 @@ ENDPOINT = "recurra.endpoint"
 BODY = "recurra.body"
 """Key of a scope: the whole body."""
 ERROR_CODE = "recurra.error_code"
+CROWDED = "recurra.crowded"
+"""Key of a scope: refused because there are too many requests, whosever they are."""
 BODY_TIMEOUT_S = 20.0
 """A body that is not here by then is cut off: a slow client must not hold a connection for ever."""
 CUT = frozenset({"too_large", "body_timeout"})
@@ -39,6 +42,7 @@ REJECTIONS = frozenset({"queue_full", "too_large", "draining"})
 SESSION_ROUTES = frozenset({"step", "stream", "state", "fork", "memory"})
 UNCOUNTED = frozenset({"metrics", "health"})
 JSON = (b"content-type", b"application/json")
+BUSY = (BUSY_HEADER.encode(), b"1")
 
 
 def route_path(scope: Scope) -> str:
@@ -132,7 +136,8 @@ class Answered:
         if started:  # FastAPI has answered, and only then raised what it answered to
             return
         scope[ERROR_CODE] = exc.code
-        await answer(send, exc.status, envelope(exc, route_path(scope)), retry_after(exc))
+        headers = retry_after(exc) + [BUSY] * scope.get(CROWDED, False)
+        await answer(send, exc.status, envelope(exc, route_path(scope)), headers)
 
 
 class Authorised:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from tests.unit.serving.conftest import Clock, classifier_service
 
+from recurra.config.haproxy import BUSY_HEADER
 from recurra.serving.admission import CALM_S, Crowd
 
 
@@ -119,6 +120,7 @@ def test_a_crowded_replica_refuses_at_once_and_stays_healthy(serve, monkeypatch)
 
     assert refused.json()["error"]["code"] == "queue_full"
     assert int(refused.headers["retry-after"]) >= 1
+    assert BUSY_HEADER in refused.headers and BUSY_HEADER not in healthy.headers
     assert healthy.status_code == 200
     assert [one.status_code for one in answers] == [200] * 3
     assert server.post("/v1/predict/clf", **ask).status_code == 200
