@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
@@ -35,23 +36,26 @@ class Fleet:
 
     def shard_pids(self) -> list[int]:
         """Waits for those that are being started again."""
-        return [self._shard_pid(f"recurra-vault-{self._application}-lm-{index}") for index in range(self._shards)]
+        return [int(pid) for pid in self._ask_shards("pid")]
 
     def wait_for_all(self) -> float:
-        """Until every replica answers and every shard lives; seconds that it took."""
+        """Until every replica answers and what every shard acknowledged is in two places; seconds that it took."""
         begin = time.monotonic()
         while len(self.replica_pids()) < self._replicas or self._running() < self._replicas:
             if time.monotonic() - begin > BACK_S:
                 raise TimeoutError(f"Not all replicas were back after {BACK_S:.0f} s.")
             time.sleep(0.5)
-        self.shard_pids()
+        self._ask_shards("settled")
         return time.monotonic() - begin
 
-    def _shard_pid(self, name: str) -> int:
+    def _ask_shards(self, method: str) -> list[Any]:
+        return [self._ask(f"recurra-vault-{self._application}-lm-{index}", method) for index in range(self._shards)]
+
+    def _ask(self, name: str, method: str) -> Any:
         until_s = time.monotonic() + BACK_S
         while True:
             try:
-                return int(ray.get(ray.get_actor(name, "recurra").pid.remote(), timeout=BACK_S))
+                return ray.get(getattr(ray.get_actor(name, "recurra"), method).remote(), timeout=BACK_S)
             except RayActorError:
                 if time.monotonic() > until_s:
                     raise

@@ -47,7 +47,8 @@ def shard(index: int):
 
 
 def kill_shard(index: int) -> None:
-    """SIGKILL, as the kernel's memory killer does it."""
+    """SIGKILL, as the kernel's memory killer does it; once the vault has got over the death before."""
+    ray.get([shard(other).settled.remote() for other in range(2)], timeout=120)
     os.kill(ray.get(shard(index).pid.remote(), timeout=60), signal.SIGKILL)
 
 
@@ -131,8 +132,8 @@ def test_a_vault_that_ends_is_found_again_in_the_store(service):
     with Client(service.url, tries=16) as client:
         session = client.session()
         number = session.step({"text": "def "}, generate=GREEDY)["step"]
-        for index in range(2):
-            ray.get(shard(index).flush.remote(), timeout=60)
+        ray.get([shard(index).settled.remote() for index in range(2)], timeout=120)
+        ray.get([shard(index).flush.remote() for index in range(2)], timeout=60)
         for index in range(2):
             ray.kill(shard(index), no_restart=True)
         answer = session.step({"text": "main"}, generate=GREEDY)

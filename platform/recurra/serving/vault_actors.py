@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,10 @@ class ShardActor:
         """See `VaultShard.held`."""
         return (await self._started()).held
 
+    async def settled(self) -> None:
+        """Waits until the vault may lose another process: see `VaultShard.settle`."""
+        await (await self._started()).settled.wait()
+
     async def pid(self) -> int:
         """Of this process."""
         return os.getpid()
@@ -199,19 +204,25 @@ class ShardActor:
         return self._shard
 
     async def _live(self, shard: VaultShard) -> None:
-        while True:
-            try:
-                await shard.start()
-                break
-            except Exception:
-                log.exception(
-                    "Shard %d of vault '%s' could not start; it tries again.", self._index, self._settings.name
-                )
-                await asyncio.sleep(1.0)
-        self._tasks.append(asyncio.create_task(shard.run()))
+        await self._insist(shard.start)
+        self._tasks += [asyncio.create_task(shard.run()), asyncio.create_task(self._insist(shard.settle))]
         while not await self._is_over(shard):
             await asyncio.sleep(min(5.0, self._settings.idle_s))
         ray.kill(ray.get_actor(self._settings.actor_name(self._index), NAMESPACE), no_restart=True)
+
+    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await work()
+            except Exception as exc:
+                log.warning(
+                    "Shard %d of vault '%s' is not whole yet, and tries again: %r",
+                    self._index,
+                    self._settings.name,
+                    exc,
+                    exc_info=not isinstance(exc, StorageError),
+                )
+                await asyncio.sleep(1.0)
 
     async def _is_over(self, shard: VaultShard) -> bool:
         """Whether this process is to end, with everything in the log: nobody asks for it, or it lives on the wrong node."""

@@ -77,6 +77,8 @@ class VaultShard:
         self._owned: Counter[str] = Counter()
         self._flushing = asyncio.Lock()
         self._ready = asyncio.Event()
+        self.settled = asyncio.Event()
+        """Everything acknowledged is in two places, as it is not for a moment after a death."""
 
     # Called by replicas.
 
@@ -125,6 +127,7 @@ class VaultShard:
 
     async def flush(self) -> None:
         """Write everything that has changed to the log. The next shard asks for it when it has come back."""
+        await self._ready.wait()
         if self._next is not None:
             self._next.is_back()
         async with self._flushing:
@@ -133,26 +136,32 @@ class VaultShard:
     # Life.
 
     async def start(self) -> None:
-        """Take up what the log and the copies hold, then answer."""
-        self._records = OrderedDict(await asyncio.to_thread(self._log.open))
+        """Take up what the log and the copies hold, then answer. After an error it can be started again."""
+        records = OrderedDict(await asyncio.to_thread(self._log.open))
         for commit, journal in await self._recover_copies():
-            record = self._records.get(commit.id)
+            record = records.get(commit.id)
             if record is None or commit.version > record.version:
                 newer = record_of(commit, journal)
                 if record is not None:
                     newer.place, newer.flushed = record.place, record.flushed
-                self._records[commit.id] = newer
+                records[commit.id] = newer
                 self._dirty.add(commit.id)
-        for record in self._records.values():
+        for record in records.values():
             self._account(record, 1)
+        self._records = records
         self._ready.set()
+
+    async def settle(self) -> None:
+        """Have in two places what our predecessor's death has left in one: its own records, and those it kept copies of.
+
+        Raises:
+            StorageError: Of the log or of the shard before. Do it again: until then another death can lose something.
+        """
         if self._dirty:
             await self.flush()
         if self._before is not None:
-            try:  # its copies died with our predecessor: until it writes again they would be in one place only
-                await self._before.flush()
-            except StorageError as exc:
-                log.warning("Shard %d could not make the one before it flush: %s", self.index, exc)
+            await self._before.flush()
+        self.settled.set()
 
     async def run(self) -> None:
         """Flush and clear away, for as long as the shard lives."""
@@ -249,15 +258,15 @@ class VaultShard:
 
     async def _flush_locked(self) -> None:
         ids, self._dirty = self._dirty, set()
-        for id in ids:
-            await self._warm(id)
-        known = [self._records[id] for id in ids if id in self._records]
-        records = [record for record in known if not record.cold]
-        self._dirty |= {record.id for record in known if record.cold}  # evicted again meanwhile
-        if not records:
-            return
-        frozen = [record_of(*record.whole()) for record in records]
         try:
+            for id in ids:
+                await self._warm(id)
+            known = [self._records[id] for id in ids if id in self._records]
+            records = [record for record in known if not record.cold]
+            self._dirty |= {record.id for record in known if record.cold}  # evicted again meanwhile
+            if not records:
+                return
+            frozen = [record_of(*record.whole()) for record in records]
             places = await asyncio.to_thread(self._log.append, frozen)
         except BaseException:
             self._dirty |= ids

@@ -6,7 +6,7 @@ import random
 import pytest
 from tests.unit.serving.vault_ring import Ring, commit
 
-from recurra.errors import StorageError
+from recurra.errors import NotFoundError, StorageError
 from recurra.serving.vault_log import VaultLog, agreed_shards
 from recurra.serving.vault_record import record_of
 from recurra.serving.vault_shard import OVER_BUDGET, STALE, STORED
@@ -311,3 +311,35 @@ def test_no_order_of_single_deaths_loses_or_doubles_anything(tmp_path, seed):
             base = int(snapshot.decode().rpartition(" ")[2])
             assert number == version
             assert list(journal) == [b"e%d" % n for n in range(base + 1, version + 1)]
+
+
+def test_a_shard_that_failed_to_start_tries_again_and_loses_nothing(store, monkeypatch):
+    """A segment that is listed and cannot be read is no empty one. Whoever asks the shard to flush waits until it knows what."""
+
+    def not_found(*_):
+        raise NotFoundError("the volume is away")
+
+    async def talk():
+        ring = Ring(store)
+        await ring.start()
+        await ring.shards[0].commit([commit("a", 1)])
+        await ring.shards[0].flush()
+        await ring.shards[0].commit([commit("b", 1)])
+        ring.kill(0)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(store), "read", not_found)
+            with pytest.raises(NotFoundError):
+                await ring.start(0)
+        shard = ring.shards[0]
+        flushing = asyncio.create_task(shard.flush())
+        await asyncio.sleep(0.01)
+        assert not flushing.done()
+        await shard.start()
+        await flushing
+        assert not shard.settled.is_set()
+        await shard.settle()
+        assert shard.settled.is_set()
+        return await seen(ring, "a"), await seen(ring, "b")
+
+    assert asyncio.run(talk()) == ((1, b"a at 1", ()), (1, b"b at 1", ()))
+    assert sorted(VaultLog(store, 0).open()) == ["a", "b"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 
@@ -84,7 +85,12 @@ class Ring:
                 self.options,
                 lambda: self.wall,
             )
-        await asyncio.gather(*(self.shards[index].start() for index in indices or range(self.count)))
+        await asyncio.gather(*(self._start(self.shards[index]) for index in indices or range(self.count)))
+
+    async def _start(self, shard: VaultShard) -> None:
+        await shard.start()
+        with contextlib.suppress(ShardLostError):  # the one before is dead, too
+            await shard.settle()
 
     def kill(self, index: int) -> None:
         self.shards[index] = None
