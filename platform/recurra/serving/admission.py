@@ -1,6 +1,6 @@
 """Refuses what would wait for too long, before it is parsed. A body that is slow to come is nobody's place in the line.
 
-HAProxy hears of it by a header and refuses by itself for a moment, which costs next to nothing (config/haproxy.py).
+HAProxy hears of it by a header of answers and refuses by itself for a moment, which costs next to nothing (config/haproxy.py).
 
 Where an overloaded replica's requests wait differs: in the engine's queue when the model is slow, on the event loop, before
 and after the engine, when it is quick. So what counts here is requests from their arrival until their answer begins.
@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable
 
 from recurra.errors import RequestError
-from recurra.serving.edge import CROWDED, ENDPOINT, App, Message, Receive, Scope, Send
+from recurra.serving.edge import BUSY, CROWDED, ENDPOINT, App, Message, Receive, Scope, Send
 
 ADMITTED = frozenset({"predict", "completions", "timeseries", "infer", "session_step", "session_stream"})
 """Endpoints whose work is the engine's; health, metrics and models are answered whatever the load."""
 CALM_S = 1.0
 """After so long without too many requests, what comes next may be a burst again."""
+NEARLY = 0.8
+"""Of the limit: from there on HAProxy is told, so that hardly anything is left to be refused here."""
 WINDOW_S = 0.25
 """Over which the pace of answers is measured."""
 
@@ -65,6 +67,16 @@ class Crowd:
         if elapsed_s >= WINDOW_S:
             self._open_window(self._answers / elapsed_s)
 
+    def is_busy(self) -> bool:
+        """Whether those that come next had better be refused before they are here: nearly too many are, and it is no burst."""
+        now = self._clock()
+        if self._crowded_s is None or self.count < NEARLY * self.limit:
+            return False
+        if now - self._last_crowded_s > CALM_S or now - self._crowded_s < self._max_wait_s:
+            return False
+        self._last_crowded_s = now
+        return True
+
     def _is_burst(self) -> bool:
         now = self._clock()
         if self._crowded_s is None or now - self._last_crowded_s > CALM_S:
@@ -108,6 +120,8 @@ class Admitted:
             if here:
                 here = False
                 self._crowd.leave(answered=True)
+                if self._crowd.is_busy():
+                    message["headers"] = [*message.get("headers", ()), BUSY]
             await send(message)
 
         try:

@@ -57,6 +57,26 @@ def test_what_can_be_computed_and_as_many_more_always_have_room():
     assert crowd.count == 10
 
 
+def test_a_crowded_replica_is_busy_until_there_is_room_again():
+    """So that HAProxy refuses for it; a burst alone is no reason, and refusing early must not look like calm."""
+    clock = Clock()
+    crowd = crowd_of(200, clock)
+    during_burst = crowd.is_busy()
+    answer(crowd, clock, per_second=100, seconds=2.0, refill=True)
+    busy = []
+    for _ in range(300):  # what leaves is replaced, and nobody is refused here
+        clock.now += 0.01
+        crowd.leave(answered=True)
+        busy.append(crowd.is_busy())
+        assert crowd.enter()
+    for _ in range(20):
+        crowd.leave(answered=True)
+
+    assert not during_burst
+    assert all(busy)
+    assert not crowd.is_busy()
+
+
 def test_the_limit_follows_the_pace():
     """A replica whose neighbour went away, or whose requests became longer, answers fewer: so fewer wait."""
     clock = Clock()
