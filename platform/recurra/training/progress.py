@@ -24,6 +24,8 @@ class Progress:
     """Updates so far, skipped ones included."""
     position: dict[str, int | str] | None = None
     """Of the data pipeline after the last batch; None before the first."""
+    curriculum: dict[str, float] | None = None
+    """Where `Curriculum.note` stood after the last batch; None without a curriculum."""
     epoch: int = 0
     """Of the last batch, 0-based."""
     tokens: int = 0

@@ -22,6 +22,7 @@ from recurra.tasks.base import Task
 from recurra.tasks.build import TaskConfig, task_from_dataset
 from recurra.training.checkpoint import Checkpoints
 from recurra.training.config import TrainConfig
+from recurra.training.curriculum import Curriculum, CurriculumConfig
 from recurra.training.ranks import Ranks
 from recurra.training.step import TrainStep
 from recurra.training.trainer import Trainer
@@ -42,6 +43,8 @@ class Origin:
     """Told of what goes wrong without ending the run."""
     fence: Callable[[], None] = lambda: None
     """Raises when another launch has taken the run over; called before each commit."""
+    easier_versions: tuple[int | None, ...] = ()
+    """Of the datasets of a curriculum, as `train_version`; the newest of those that are not named."""
 
 
 class DataConfig(Section):
@@ -51,6 +54,8 @@ class DataConfig(Section):
     """`s3://bucket/prefix` or `file:///dir` of a dataset that `recurra data write` committed."""
     eval: str | None = None
     """The dataset that evaluations look at; null = no evaluation, and the last checkpoint is the best."""
+    curriculum: CurriculumConfig | None = None
+    """Easier datasets that are learned first; null = none."""
     mode: Literal["auto", "buckets", "packed", "lanes"] = "auto"
     """How sequences become batches; auto = lanes with train.truncated_bptt, else buckets."""
     shuffle: bool = True
@@ -59,6 +64,11 @@ class DataConfig(Section):
     """Sequences that are mixed and grouped by length at a time."""
     prefetch_bytes: int = Field(default=128 << 20, ge=1 << 20)
     """Memory of each worker for data that is read ahead."""
+
+    @property
+    def easier(self) -> tuple[str, ...]:
+        """Datasets of the curriculum, if there is one."""
+        return () if self.curriculum is None else self.curriculum.easier
 
 
 class TrainRun(Section):
@@ -87,6 +97,15 @@ class TrainRun(Section):
                 "model.bidirectional is true with train.truncated_bptt, but the half that reads from the end would begin in "
                 "the next window, whose state nobody has yet. Set data.mode to packed, or bidirectional to false."
             )
+        if self.data.curriculum is not None and self.train.epochs is not None:
+            raise ValueError(
+                f"train.epochs is {self.train.epochs} with data.curriculum, where the loss decides how often data is read. "
+                "Set train.steps instead."
+            )
+        if self.data.curriculum is not None and self._mode != "buckets":
+            raise ValueError(
+                f"data.curriculum needs whole sequences, but train.truncated_bptt is {window}. Remove one of the two."
+            )
         if self.publish is not None and self.publish.int8 and self.model.cell not in ("rnn", "gru", "lstm"):
             raise ValueError(
                 f"publish.int8 is true, but model.cell is {self.model.cell}: rnn, gru and lstm alone step with 8-bit matrices. "
@@ -108,16 +127,15 @@ class TrainRun(Section):
         """
         train = Dataset.open(self.data.train)
         self.open_task(train)
-        if self.data.eval is None:
-            return
-        evaluation = Dataset.open(self.data.eval)
-        task_from_dataset(self.task, evaluation.schema, evaluation.metadata)
-        for key in ("vocabulary", "labels"):
-            if train.metadata.get(key) != evaluation.metadata.get(key):
-                raise SchemaError(
-                    f"{self.data.eval} was written with another {key} than {self.data.train}, so that its numbers mean "
-                    f"something else. Write both with the same {key}."
-                )
+        for url in (*self.data.easier, *filter(None, [self.data.eval])):
+            other = Dataset.open(url)
+            task_from_dataset(self.task, other.schema, other.metadata)
+            for key in ("vocabulary", "labels"):
+                if train.metadata.get(key) != other.metadata.get(key):
+                    raise SchemaError(
+                        f"{url} was written with another {key} than {self.data.train}, so that its numbers mean "
+                        f"something else. Write both with the same {key}."
+                    )
 
     def open_task(self, dataset: Dataset) -> Task:
         """The task, checked against the dataset and the batches that the job file asks for."""
@@ -137,17 +155,19 @@ class TrainRun(Section):
         torch.manual_seed(self.train.seed)
         update = TrainStep(task, task.build_model(self.model), self.train, ranks, device=origin.device)
         batches = self._pipeline(dataset, task, ranks, epochs=self.train.epochs, shuffle=self.data.shuffle)
+        curriculum = self._curriculum(batches, task, ranks, origin)
         return Trainer(
             name=self.name,
             config=self.train,
             ranks=ranks,
             update=update,
-            train=batches,
+            train=curriculum or batches,
             evaluation=self._evaluation(task, ranks, origin),
             checkpoints=Checkpoints(
                 store.child("checkpoints"), ranks, attempt=origin.attempt, warn=origin.warn, fence=origin.fence
             ),
             steps=self._steps(batches),
+            curriculum=curriculum,
         )
 
     @property
@@ -171,6 +191,15 @@ class TrainRun(Section):
             return None
         dataset = Dataset.open(self.data.eval, origin.eval_version)
         return lambda: self._pipeline(dataset, task, ranks, epochs=1, shuffle=False)
+
+    def _curriculum(self, last: Pipeline, task: Task, ranks: Ranks, origin: Origin) -> Curriculum | None:
+        if self.data.curriculum is None:
+            return None
+        versions = origin.easier_versions or (None,) * len(self.data.easier)
+        easier = [Dataset.open(url, version) for url, version in zip(self.data.easier, versions, strict=True)]
+        shuffle = self.data.shuffle
+        stages = [self._pipeline(dataset, task, ranks, epochs=None, shuffle=shuffle) for dataset in easier]
+        return self.data.curriculum.build([*stages, last])
 
     def _pipeline(self, dataset: Dataset, task: Task, ranks: Ranks, *, epochs: int | None, shuffle: bool) -> Pipeline:
         batch = self.train.global_batch

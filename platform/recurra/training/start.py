@@ -34,6 +34,7 @@ _FIXED = (
     "task",
     "model",
     "data.train",
+    "data.curriculum",
     "data.mode",
     "data.shuffle",
     "data.shuffle_window",
@@ -76,8 +77,14 @@ def keep_facts(run: TrainRun, store: Store) -> dict[str, Any]:
         kept: dict[str, Any] = json.loads(store.read(DATA))
     except NotFoundError:
         kept = {"train": _version_of(run.data.train), "eval": _version_of(run.data.eval)}
+        kept |= {easier_name(stage): _version_of(url) for stage, url in enumerate(run.data.easier)}
         store.write(DATA, json.dumps(kept, indent=1).encode())
     return kept
+
+
+def easier_name(stage: int) -> str:
+    """What data.json calls a dataset of the curriculum; stages count from 0."""
+    return f"easier {stage + 1}"
 
 
 def keep_command(store: Store, directory: Path | None = None) -> None:

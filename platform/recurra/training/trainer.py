@@ -10,6 +10,7 @@ from recurra.data.batch import Batch
 from recurra.errors import DivergedError
 from recurra.training.checkpoint import Checkpoints, Loaded
 from recurra.training.config import SpikeConfig, TrainConfig
+from recurra.training.curriculum import Curriculum
 from recurra.training.evaluation import Evaluation, evaluate
 from recurra.training.progress import Progress
 from recurra.training.ranks import Ranks
@@ -45,6 +46,8 @@ class Trainer:
     checkpoints: Checkpoints
     steps: int
     """Updates of the whole run."""
+    curriculum: Curriculum | None = None
+    """`train`, where it is one."""
     progress: Progress = field(default_factory=Progress)
     evaluated_whole: tuple[int, Evaluation] | None = None
     """Step and outcome of the last evaluation over all evaluation data in this attempt."""
@@ -59,6 +62,8 @@ class Trainer:
         if loaded := self.checkpoints.load_newest():
             self._apply(loaded)
             self.resumed_from = loaded.step
+            if self.curriculum is not None and self.progress.curriculum is not None:
+                self.curriculum.go_to(self.progress.curriculum)
             if self.progress.position is not None:
                 self.train.restore(self.progress.position)
         self.restore_s = time.perf_counter() - start_s
@@ -79,6 +84,8 @@ class Trainer:
         scale = self.progress.loss_scale if self.config.precision == "fp16-mixed" else 1.0
         result = self.update(batch, self.progress.step + 1, self.steps, wishes, limit=limit_loss, scale=scale)
         self.progress.advance(batch, result)
+        if self.curriculum is not None:
+            self.progress.curriculum = self.curriculum.note(result.loss)
         if result.spike and spike is not None:
             self._meet_spike(result.loss, limit_loss or 0.0, spike)
         limit = self.config.guard.max_nonfinite

@@ -25,7 +25,7 @@ from recurra.training.loop import run_loop
 from recurra.training.ranks import Ranks, current_ranks
 from recurra.training.result import RunResult
 from recurra.training.run import Origin, TrainRun
-from recurra.training.start import check_against_earlier_start, keep_command, keep_facts
+from recurra.training.start import check_against_earlier_start, easier_name, keep_command, keep_facts
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def work(run: TrainRun, surroundings: Surroundings) -> RunResult | None:
         eval_version=data["eval"]["version"] if data["eval"] else None,
         warn=lambda text: emit(RunEvent("warning", text)),
         fence=lambda: None if surroundings.lease is None else check_lease(store, surroundings.lease),
+        easier_versions=tuple(data[easier_name(stage)]["version"] for stage in range(len(run.data.easier))),
     )
     loggers = make_loggers(run, store, attempt=attempt, warn=origin.warn) if leads else []
     trainer = run.build(ranks, origin)

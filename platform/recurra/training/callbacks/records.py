@@ -85,6 +85,8 @@ class KeepRecords(Callback):
             "seconds": round(now_s - self._last_s, 6),
             "wait_seconds": round(wait_s - self._wait_s, 6),
         }
+        if trainer.curriculum is not None:
+            record["stage"] = trainer.curriculum.stage
         if result.layer_norms:
             record["layer_norms"] = {name: _finite(value) for name, value in result.layer_norms.items()}
         self._last_s, self._wait_s = now_s, wait_s
