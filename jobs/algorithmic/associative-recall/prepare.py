@@ -1,4 +1,5 @@
-"""Write random sequences of the NTM paper's associative recall problem as two datasets, OUT/train and OUT/eval."""
+"""Write random sequences of the NTM paper's associative recall problem: OUT/train, OUT/eval, and for the curriculum OUT/items-2,
+OUT/items-3 and so on, with 2 up to so many items."""
 
 import argparse
 import sys
@@ -11,24 +12,19 @@ from recurra.tasks.problems.recall import AssociativeRecall
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="such as s3://recurra/datasets/recall or file:///tmp/recall")
-    parser.add_argument("--sequences", type=int, default=34_000, help="training sequences")
-    parser.add_argument(
-        "--easier",
-        type=int,
-        nargs="*",
-        default=[2000, 6000, 4000, 4000],
-        help="training sequences of 2, 2 to 3, 2 to 4, ... items that stand before the others",
-    )
-    parser.add_argument("--eval-sequences", type=int, default=1000)
+    parser.add_argument("--sequences", type=int, default=16_000, help="training sequences")
+    parser.add_argument("--easier", type=int, default=2000, help="sequences of each dataset of the curriculum")
+    parser.add_argument("--eval-sequences", type=int, default=300)
     parser.add_argument("--width", type=int, default=6, help="bits of a vector")
     parser.add_argument("--item", type=int, default=3, help="vectors of an item")
-    parser.add_argument("--most", type=int, default=6, help="items of the longest training sequence")
+    parser.add_argument("--most", type=int, default=10, help="items of the longest training sequence")
     options = parser.parse_args()
     out, most = options.out.rstrip("/"), options.most
     problem = AssociativeRecall(width=options.width, item=options.item)
-    easier = [(count, [(2, min(items, most))]) for items, count in enumerate(options.easier, 2)]
-    print(write_problems(f"{out}/train", problem, options.sequences, [(2, most)], seed=0, easier=easier))
+    print(write_problems(f"{out}/train", problem, options.sequences, [(2, most)], seed=0))
     print(write_problems(f"{out}/eval", problem, options.eval_sequences, [(most, most)], seed=1))
+    for items in range(2, most):
+        print(write_problems(f"{out}/items-{items}", problem, options.easier, [(2, items)], seed=items))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,27 @@ def starting_bias(ntm: NtmConfig) -> Tensor:
         gate.fill_(2.0)
         strength.fill_(8.0)
         shift.view(-1, 2 * ntm.shift_range + 1)[:, ntm.shift_range] = 3.0
+    if ntm.heads_start == "tape":
+        # All go on to the next row; half of a read head's weighting is where it finds its key.
+        _, _, _, gate, strength, sharpness, shift = torch.split(bias_P, _layout(ntm))
+        gate[ntm.read_heads :] = -3.0
+        strength[: ntm.read_heads] = 6.0
+        sharpness.fill_(1.0)
+        shift.view(-1, 2 * ntm.shift_range + 1)[:, ntm.shift_range + 1] = 3.0
     return bias_P
+
+
+def look_for_what_is_written(weight_PH: Tensor, ntm: NtmConfig) -> None:
+    """Let read heads begin with the add vectors of write heads as keys: what the controller sees again, it finds where it
+    wrote it the first time. In place."""
+    key, add, *_ = _layout(ntm)
+    key_PH, add_PH, _ = torch.split(weight_PH, [key, add, len(weight_PH) - key - add])
+    for head in range(ntm.read_heads):
+        _head(key_PH, head, ntm).copy_(_head(add_PH, head % ntm.write_heads, ntm))
+
+
+def _head(rows: Tensor, head: int, ntm: NtmConfig) -> Tensor:
+    return rows[head * ntm.memory_width : (head + 1) * ntm.memory_width]
 
 
 def split_parameters(raw_BP: Tensor, ntm: NtmConfig) -> HeadParameters:

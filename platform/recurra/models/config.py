@@ -27,9 +27,10 @@ class NtmConfig(Section):
     backward_limit: float | None = Field(default=None, gt=0)
     """Largest absolute value of one number of the state's gradient as it goes back from step to step (10 in the paper, whose
     loss is one sequence's); keeps the gradients of long sequences from exploding. null = none."""
-    heads_start: Literal["neutral", "content"] = "neutral"
-    """What heads do before training: a little of everything, or look for their keys and stay on what they find. `content`
-    suits look-up tables, and needs a memory_start whose rows differ."""
+    heads_start: Literal["neutral", "content", "tape"] = "neutral"
+    """What heads do before training. `neutral`: a little of everything. `content`: look for their keys and stay on what they
+    find, which suits look-up tables and needs a memory_start whose rows differ. `tape`: write row after row, and look for
+    the row where the like was written, to read on from there; it suits recalling what followed."""
     memory_start: Literal["constant", "learned", "random"] = "constant"
     """Constant 1e-6 converges fastest (Collier and Beel 2018, arXiv 1807.08518)."""
 

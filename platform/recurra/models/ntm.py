@@ -53,6 +53,8 @@ class NtmCore(Core):
         nn.init.xavier_uniform_(self.heads.weight, gain=1.4)
         with torch.no_grad():
             self.heads.bias.copy_(addressing.starting_bias(ntm))
+            if ntm.heads_start == "tape":
+                addressing.look_for_what_is_written(self.heads.weight, ntm)
         self.start_controller = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(config.hidden_size)) for name in self.controller.names}
         )

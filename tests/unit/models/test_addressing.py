@@ -145,3 +145,17 @@ def test_heads_that_start_by_content_make_a_hash_table_of_random_rows():
 def test_heads_cannot_start_by_content_on_equal_rows():
     with pytest.raises(ValueError, match=r"Set memory_start to random or learned"):
         NtmConfig(heads_start="content")
+
+
+def test_a_read_head_of_a_tape_looks_for_what_its_write_head_writes():
+    """Its key is the add vector from the first step; write heads keep the keys that they drew."""
+    torch.manual_seed(0)
+    ntm = NtmConfig(memory_width=4, read_heads=3, write_heads=2, heads_start="tape")
+    weight_PH = torch.randn(addressing.parameter_count(ntm), 6)
+    before_PH = weight_PH.clone()
+
+    addressing.look_for_what_is_written(weight_PH, ntm)
+
+    emitted = addressing.split_parameters(torch.randn(5, 6) @ weight_PH.t(), ntm)
+    assert_close(emitted.key_BJM[:, :3], emitted.add_BWM[:, [0, 1, 0]])
+    assert_close(weight_PH[12:], before_PH[12:])

@@ -91,3 +91,20 @@ def test_two_thousand_steps_of_large_inputs_stay_finite():
 
     assert y_BTH.isfinite().all()
     assert all(value.isfinite().all() for value in state.values())
+
+
+def test_a_tape_is_written_row_by_row_and_read_behind_what_is_seen_again():
+    """Recall is there before training, so that training has a slope to go down and no plateau to guess on."""
+    torch.manual_seed(0)
+    ntm = NtmConfig(memory_start="random", heads_start="tape", controller="feed_forward", read_heads=2)
+    core = NtmCore(ModelConfig(cell="ntm", hidden_size=256, ntm=ntm), 8)
+    x_BTD = torch.randint(0, 2, (20, 11, 8)).float()
+    seen_B = torch.arange(20) % 8 + 1
+    x_BTD[:, 10] = x_BTD[torch.arange(20), seen_B]
+
+    with torch.no_grad():
+        _, _, traced = core.trace(x_BTD)
+
+    assert (traced["write_weights"][:, :, 0].argmax(2) == torch.arange(1, 12)).all()
+    found_B = traced["read_weights"][:, 10, 0, :10].argmax(1)
+    assert (found_B == seen_B + 2).float().mean() > 0.6

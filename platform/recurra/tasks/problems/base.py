@@ -82,13 +82,13 @@ class Problem(ABC):
         """Name and settings, as JSON."""
         return {"name": self.name, **asdict(self)}
 
-    def examples(self, count: int, ranges: Sequence[tuple[int, int]], seed: int | tuple[int, ...]) -> Iterator[Example]:
+    def examples(self, count: int, ranges: Sequence[tuple[int, int]], seed: int) -> Iterator[Example]:
         """Random problems; equal seeds give equal ones.
 
         Args:
             count: How many.
             ranges: Of each size, drawn evenly from it, both ends included.
-            seed: Of all that is drawn; a tuple names a stream of its own.
+            seed: Of all that is drawn.
         """
         generator = np.random.default_rng(seed)
         for _ in range(count):
