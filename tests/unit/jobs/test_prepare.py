@@ -131,7 +131,7 @@ def test_copy_problems_are_written_in_two_sets(local_url: str):
     ("job", "steps", "more"),
     [
         ("repeat-copy", 10 + 1 + 10 * 10 + 1, []),
-        ("associative-recall", 6 * 4 + 5 + 3, ["--easier"]),
+        ("associative-recall", 10 * 4 + 5 + 3, ["--easier", "2"]),
         ("dynamic-ngrams", 199, []),
         ("priority-sort", 20 + 1 + 16, []),
     ],
@@ -146,18 +146,13 @@ def test_the_papers_problems_are_evaluated_at_their_longest(local_url: str, job:
 
 
 def test_recall_is_learned_from_few_items_to_many(local_url: str):
-    """The job reads the curriculum in the order in which prepare.py wrote it; shuffled, it would be none."""
-    amounts = ["--easier", "6", "6", "--sequences", "40", "--eval-sequences", "1"]
+    """Each dataset of the job's curriculum is one that prepare.py writes, with an item more than the one before."""
+    amounts = ["--easier", "30", "--sequences", "30", "--eval-sequences", "1"]
     prepare("algorithmic/associative-recall", "--out", local_url, *amounts)
-    run = load_job(JOBS / "algorithmic/associative-recall/job.yaml").train_run()
-    rows = run.train.global_batch.sequences
-    options = PlanOptions(batch_sequences=rows, shuffle=run.data.shuffle, bucket_window=run.data.shuffle_window)
-    lengths = np.concatenate([b.lengths for b in Pipeline(Dataset.open(f"{local_url}/train"), options, epochs=1)])
-    items = (lengths - 8) // 4
+    data = load_job(JOBS / "algorithmic/associative-recall/job.yaml").train_run().data
+    names = [url.rsplit("/", 1)[1] for url in (*data.easier, data.train)]
 
-    assert (items[:6] == 2).all()
-    assert items[6:12].max() == 3
-    assert items[12:].max() == 6
+    assert [Dataset.open(f"{local_url}/{name}").metadata["sizes"]["items"][1] for name in names] == [*range(2, 11)]
 
 
 def test_a_batch_of_repeat_copy_has_short_and_long_sequences(local_url: str):
