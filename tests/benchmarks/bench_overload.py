@@ -1,8 +1,9 @@
 """What a replica does when it gets ten times what saturates it: answered, refused, health, memory.
 
 The classifier of bench_serve.py, limits as they are by default. Twice over: ten times the clients, of which a refused one rests
-for the second that Retry-After says; and requests at `--times` the rate of the peak, that come whatever became of those before
-(client and server share the cores, so there the refusals themselves are a load: what was sent is reported). The last line is JSON.
+for the second that Retry-After says and up to another one, as our client does; and requests at `--times` the rate of the peak,
+that come whatever became of those before (client and server share the cores, so there the refusals themselves are a load: what
+was sent is reported). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import serve_client
 from bench_serve import make_model, recurra_server
 
 PEAK, OVER = 128, 1280
+EARLY_S = 2.0
+"""The burst of 1,280 clients that come in the same moment, and its end: looked at apart."""
 LOOK_S = 0.25
 
 
@@ -41,7 +44,10 @@ def main() -> None:
             for number in range(options.rounds):
                 peak = serve_client.run("127.0.0.1", port, requests, PEAK, options.seconds)
                 with Health(port) as health:
-                    over = serve_client.run("127.0.0.1", port, requests, OVER, options.seconds, refused_pause_s=1.0)
+                    over = serve_client.run(
+                        "127.0.0.1", port, requests, OVER, options.seconds, refused_pause_s=1.0, early_s=EARLY_S
+                    )
+                assert over.early is not None
                 with Health(port) as health_open:
                     wanted_rps = options.times * peak.rate
                     flood = serve_client.run_open("127.0.0.1", port, requests, OVER, options.seconds, wanted_rps)
@@ -51,6 +57,7 @@ def main() -> None:
                         "goodput": over.rate / peak.rate,
                         "refused_rps": len(over.refusals_s) / over.seconds,
                         "refusal_p99_ms": serve_client.percentile_ms(over.refusals_s, 99),
+                        "early_refusal_p99_ms": serve_client.percentile_ms(over.early.refusals_s, 99),
                         "answer_p99_ms": over.percentile_ms(99),
                         "other_failures": sum(over.failures.values()) - len(over.refusals_s),
                         "health_slowest_ms": 1e3 * max(health.seconds),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import random
 import select
 import socket
 import time
@@ -22,6 +24,8 @@ class Report:
     """How long answers with status 429 or 503 took."""
     sent: int = 0
     """Requests of an open loop."""
+    early: Report | None = None
+    """What was before it counted."""
 
     @property
     def rate(self) -> float:
@@ -44,15 +48,25 @@ def request_bytes(host: str, port: int, path: str, body: bytes) -> bytes:
 
 
 def run(
-    host: str, port: int, requests: list[bytes], clients: int, seconds: float, *, refused_pause_s: float = 0.0
+    host: str,
+    port: int,
+    requests: list[bytes],
+    clients: int,
+    seconds: float,
+    *,
+    refused_pause_s: float = 0.0,
+    early_s: float = 0.0,
 ) -> Report:
     """Each client sends the next request when it has the answer to its last one.
 
     Args:
-        refused_pause_s: How long a client that was answered with 429 or 503 rests first.
+        refused_pause_s: How long a client that was answered with 429 or 503 rests at least, and at most twice as long, as
+            `recurra.serving.client` does.
+        early_s: Seconds that come first and are counted apart: all clients at once are a burst, which is not what follows it.
     """
     report = Report()
-    resting: deque[tuple[float, Connection]] = deque()
+    dice = random.Random(0)
+    resting: list[tuple[float, int, Connection]] = []
     poll = select.epoll()
     connections = {}
     turn = 0
@@ -63,10 +77,13 @@ def run(
         poll.register(connection.socket.fileno(), select.EPOLLIN)
         connection.send(requests[turn % len(requests)])
         turn += 1
-    end = begin + seconds
+    end = begin + early_s + seconds
     while (now := time.perf_counter()) < end:
+        if report.early is None and early_s <= now - begin:
+            report.seconds = now - begin
+            report, begin = Report(early=report), now
         while resting and resting[0][0] <= now:
-            rested = resting.popleft()[1]
+            rested = heapq.heappop(resting)[2]
             if rested.socket.fileno() >= 0:  # else it was closed meanwhile, and another one has taken its place
                 rested.send(requests[turn % len(requests)])
                 turn += 1
@@ -83,7 +100,9 @@ def run(
             if status in (429, 503):
                 report.refusals_s.append(time.perf_counter() - connection.sent_s)
                 if refused_pause_s:
-                    resting.append((time.perf_counter() + refused_pause_s, connection))
+                    rested_s = time.perf_counter() + refused_pause_s * dice.uniform(1, 2)
+                    heapq.heappush(resting, (rested_s, turn, connection))
+                    turn += 1
                     continue
             if status == 0:  # such as HAProxy's when it reads a new configuration: come back, and count it
                 poll.unregister(number)

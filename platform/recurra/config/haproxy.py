@@ -10,7 +10,7 @@ import json
 
 BUSY_HEADER = "recurra-busy"
 """Of a replica's answer: it has as many requests as it can take, whosever they are. Clients do not see it."""
-BUSY_MS = 100
+BUSY_MS = 50
 """So long a replica counts as busy after it has said so; while all do, HAProxy refuses by itself."""
 
 BALANCE = "leastconn\n    timeout http-request 10s\n    option http-buffer-request"

@@ -16,12 +16,14 @@ from recurra.serving.edge import BUSY, CROWDED, ENDPOINT, App, Message, Receive,
 
 ADMITTED = frozenset({"predict", "completions", "timeseries", "infer", "session_step", "session_stream"})
 """Endpoints whose work is the engine's; health, metrics and models are answered whatever the load."""
-CALM_S = 1.0
+CALM_S = 5.0
 """After so long without too many requests, what comes next may be a burst again."""
 NEARLY = 0.8
 """Of the limit: from there on HAProxy is told, so that hardly anything is left to be refused here."""
 WINDOW_S = 0.25
 """Over which the pace of answers is measured."""
+FADING = 0.9
+"""What is left of the pace before, from window to window: a pause because few came is no reason to take fewer."""
 
 
 class Crowd:
@@ -65,7 +67,7 @@ class Crowd:
         self._answers += answered
         elapsed_s = self._clock() - self._window_s
         if elapsed_s >= WINDOW_S:
-            self._open_window(self._answers / elapsed_s)
+            self._open_window(max(self._answers / elapsed_s, FADING * self._pace))
 
     def is_busy(self) -> bool:
         """Whether those that come next had better be refused before they are here: nearly too many are, and it is no burst."""

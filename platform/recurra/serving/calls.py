@@ -221,11 +221,13 @@ class Resumption:
 
 
 def pause_s(response: httpx.Response | None, attempt: int, tries: int) -> float | None:
-    """Seconds to wait before the next try, `Retry-After` and a little at random; None = give up."""
+    """Seconds to wait before the next try: `Retry-After` and up to as long again at random, so that those who were refused
+    together do not come back together; None = give up."""
     if attempt + 1 >= tries or (response is not None and not _lost(response)):
         return None
-    wanted = response.headers.get("retry-after", "") if response is not None else ""
-    return min(LONGEST_PAUSE_S, (float(wanted) if wanted.isdigit() else 0.0) + random.uniform(0, 0.1 * 2**attempt))
+    asked = response.headers.get("retry-after", "") if response is not None else ""
+    least_s = float(asked) if asked.isdigit() else 0.0
+    return min(LONGEST_PAUSE_S, least_s + random.uniform(0, max(least_s, 0.1 * 2**attempt)))
 
 
 def _lost(response: httpx.Response) -> bool:
