@@ -18,7 +18,7 @@ ADMITTED = frozenset({"predict", "completions", "timeseries", "infer", "session_
 """Endpoints whose work is the engine's; health, metrics and models are answered whatever the load."""
 CALM_S = 5.0
 """After so long without too many requests, what comes next may be a burst again."""
-NEARLY = 0.8
+NEARLY = 0.7
 """Of the limit: from there on HAProxy is told, so that hardly anything is left to be refused here."""
 WINDOW_S = 0.25
 """Over which the pace of answers is measured."""
