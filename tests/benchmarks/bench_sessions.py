@@ -26,7 +26,7 @@ from recurra.config.env import apply_ray_environment
 apply_ray_environment()
 
 import ray
-from deployed import deployed, make_model
+from deployed import VAULT, deployed, make_model
 from kills import Fleet, kill_all
 
 from recurra.orchestration.local_cluster import LocalCluster
@@ -193,7 +193,7 @@ async def soak(arguments: argparse.Namespace, cluster: LocalCluster, directory: 
     saying = asyncio.create_task(sessions.say_progress())
     killing = asyncio.to_thread(
         kill_all,
-        Fleet(APPLICATION, REPLICAS, SHARDS, cluster.dashboard_url),
+        Fleet(APPLICATION, VAULT, REPLICAS, SHARDS, cluster.dashboard_url),
         arguments.replica_kills,
         arguments.shard_kills,
     )

@@ -25,6 +25,8 @@ from recurra.storage.server import EmbeddedServer
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 
 REGISTRY = "s3://recurra/bench/registry"
+VAULT = "s3://recurra/bench/sessions/lm/vault"
+"""Where it keeps its sessions by default."""
 
 
 def make_model(hidden_size: int) -> tuple[LanguageModelTask, Model]:

@@ -13,6 +13,8 @@ from ray.exceptions import RayActorError
 from ray.util import state
 
 from recurra.orchestration.deploy import ServeApi
+from recurra.serving.vault_actors import NAMESPACE, VaultSettings
+from recurra.serving.vault_shard import ShardOptions
 
 PAUSE_S = 2.0
 """Between all being back and the next kill."""
@@ -23,8 +25,9 @@ BACK_S = 120.0
 class Fleet:
     """The processes of a deployed application, of the model `lm`."""
 
-    def __init__(self, application: str, replicas: int, shards: int, dashboard_url: str) -> None:
+    def __init__(self, application: str, vault_url: str, replicas: int, shards: int, dashboard_url: str) -> None:
         self._application = application
+        self._vault = VaultSettings(f"{application}-lm", vault_url, shards, ShardOptions(), 1.0)
         self._replicas = replicas
         self._shards = shards
         self._dashboard_url = dashboard_url
@@ -53,13 +56,13 @@ class Fleet:
         return time.monotonic() - begin
 
     def _ask_shards(self, method: str) -> list[Any]:
-        return [self._ask(f"recurra-vault-{self._application}-lm-{index}", method) for index in range(self._shards)]
+        return [self._ask(self._vault.actor_name(index), method) for index in range(self._shards)]
 
     def _ask(self, name: str, method: str) -> Any:
         until_s = time.monotonic() + BACK_S
         while True:
             try:
-                return ray.get(getattr(ray.get_actor(name, "recurra"), method).remote(), timeout=BACK_S)
+                return ray.get(getattr(ray.get_actor(name, NAMESPACE), method).remote(), timeout=BACK_S)
             except RayActorError:
                 if time.monotonic() > until_s:
                     raise

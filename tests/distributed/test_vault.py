@@ -17,12 +17,16 @@ from tests.distributed.test_serving import Service, publish, wait_for
 from recurra.orchestration.local_cluster import LocalCluster
 from recurra.serving.client import Client
 from recurra.serving.config import ServeConfig
+from recurra.serving.vault_actors import NAMESPACE, VaultSettings
+from recurra.serving.vault_shard import ShardOptions
 
 pytestmark = pytest.mark.ray
 
 SERVE = ServeConfig(
     replicas=2, cpus_per_replica=0.5, slots=32, deterministic=True, sessions={"vault": {"flush_s": 3600.0}}
 )
+REGISTRY = "s3://recurra/vault-test/registry"
+VAULT = VaultSettings("lm-lm", "s3://recurra/vault-test/sessions/lm/vault", 2, ShardOptions(), 1.0)
 GREEDY = {"max_tokens": 8, "temperature": 0}
 PARTS = ["def ", "main", "(x)", ":\n", "  re", "turn", " x", "\n\n"]
 
@@ -30,9 +34,8 @@ PARTS = ["def ", "main", "(x)", ":\n", "  re", "turn", " x", "\n\n"]
 @pytest.fixture(scope="module")
 def service(ray_cluster: LocalCluster) -> Iterator[Service]:
     """Two replicas; states are flushed once an hour, so that the store cannot stand in for the vault."""
-    registry_url = "s3://recurra/vault-test/registry"
-    publish(registry_url)
-    service = Service(ray_cluster, registry_url)
+    publish(REGISTRY)
+    service = Service(ray_cluster, REGISTRY)
     service.deploy(SERVE)
     ray.init(ray_cluster.address, namespace="recurra", log_to_driver=False)
     yield service
@@ -43,7 +46,7 @@ def service(ray_cluster: LocalCluster) -> Iterator[Service]:
 
 
 def shard(index: int):
-    return ray.get_actor(f"recurra-vault-lm-lm-{index}", "recurra")
+    return ray.get_actor(VAULT.actor_name(index), NAMESPACE)
 
 
 def kill_shard(index: int) -> None:

@@ -7,6 +7,7 @@ Whoever needs a shard starts it if it does not run: replicas, and the other shar
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import time
@@ -48,7 +49,8 @@ class VaultSettings:
     idle_s: float
 
     def actor_name(self, index: int) -> str:
-        return f"recurra-vault-{self.name}-{index}"
+        """Of a shard. An application that comes again with another store finds the shards of the old one not yet ended."""
+        return f"recurra-vault-{self.name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}-{index}"
 
 
 def vault_shards(settings: VaultSettings) -> list[ActorShard]:

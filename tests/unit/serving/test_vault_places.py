@@ -2,7 +2,9 @@
 
 import pytest
 
+from recurra.serving.vault_actors import VaultSettings
 from recurra.serving.vault_places import homes, must_move, node_of
+from recurra.serving.vault_shard import ShardOptions
 
 
 def node(id: str, cpus: float, alive: bool = True) -> dict:
@@ -59,3 +61,16 @@ def test_a_shard_leaves_a_head_when_the_workers_come():
     """Its sessions would else wait for the head to come back, should it die."""
     assert must_move(1, 2, ["a", "b"], "head", {"a"})
     assert not must_move(1, 2, ["a", "head"], "head", {"a"})
+
+
+def test_shards_of_one_store_are_not_taken_for_those_of_another():
+    """They are found by name, and live on for a while when their application is gone: what they hold belongs to their store."""
+    here, there = (
+        [
+            VaultSettings("lm-lm", f"s3://{bucket}/sessions/lm/vault", 2, ShardOptions(), 60.0).actor_name(0)
+            for _ in "ab"
+        ]
+        for bucket in ("one", "two")
+    )
+
+    assert here[0] == here[1] != there[0] == there[1]
