@@ -32,6 +32,12 @@ class Report:
         """Answers with status 200 in a second."""
         return len(self.latencies_s) / self.seconds
 
+    @property
+    def rate_from_start(self) -> float:
+        """The same, with what came early."""
+        early = self.early or Report()
+        return (len(early.latencies_s) + len(self.latencies_s)) / (early.seconds + self.seconds)
+
     def percentile_ms(self, percent: float) -> float:
         return percentile_ms(self.latencies_s, percent)
 

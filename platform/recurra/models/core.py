@@ -117,7 +117,7 @@ def blank_padding(values_BTD: Tensor, lengths_B: Tensor | None) -> Tensor:
     """Zero after each row's length, whatever stood there."""
     if lengths_B is None or bool((lengths_B >= values_BTD.shape[1]).all()):
         return values_BTD
-    # Several times as fast as masked_fill, forwards and backwards, which looks at a flag for each number.
+    # Twice as fast as masked_fill, forwards and backwards, which looks at a flag for each number.
     padding_N = (~mask_of(lengths_B, values_BTD.shape[1], lengths_B.device)).flatten().nonzero().flatten()
     return values_BTD.flatten(0, 1).index_fill(0, padding_N.to(values_BTD.device), 0).view(values_BTD.shape)
 

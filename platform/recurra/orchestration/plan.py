@@ -138,13 +138,14 @@ def _open_data(plan: Plan, run: TrainRun) -> tuple[Dataset | None, Task | None, 
         facts["train"] = _describe_data(train)
         steps = run.train.truncated_bptt or int(train.lengths().max())
         task = run.open_task(train)
-    if run.data.eval is not None:
-        with _noting(plan):
-            facts["eval"] = _describe_data(Dataset.open(run.data.eval))
-            if train is not None:
-                run.check()
-    else:
+    with _noting(plan):
+        if run.data.easier:
+            facts["curriculum"] = [_describe_data(Dataset.open(url)) for url in run.data.easier]
         facts["eval"] = "none: the last checkpoint counts as the best"
+        if run.data.eval is not None:
+            facts["eval"] = _describe_data(Dataset.open(run.data.eval))
+        if train is not None:
+            run.check()
     return train, task, steps
 
 

@@ -136,7 +136,9 @@ class Answered:
         if started:  # FastAPI has answered, and only then raised what it answered to
             return
         scope[ERROR_CODE] = exc.code
-        headers = retry_after(exc) + [BUSY] * scope.get(CROWDED, False)
+        headers = retry_after(exc)
+        if scope.get(CROWDED):
+            headers.append(BUSY)
         await answer(send, exc.status, envelope(exc, route_path(scope)), headers)
 
 

@@ -49,7 +49,8 @@ class VaultSettings:
     idle_s: float
 
     def actor_name(self, index: int) -> str:
-        """Of a shard. An application that comes again with another store finds the shards of the old one not yet ended."""
+        """Of a shard. The store is in it: shards outlive their application for a while, and one that comes again with
+        another store must not find them."""
         return f"recurra-vault-{self.name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}-{index}"
 
 

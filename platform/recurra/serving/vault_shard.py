@@ -78,7 +78,7 @@ class VaultShard:
         self._flushing = asyncio.Lock()
         self._ready = asyncio.Event()
         self.settled = asyncio.Event()
-        """Everything acknowledged is in two places, as it is not for a moment after a death."""
+        """What the death of this shard's predecessor left in one place is in two again; see `settle`."""
 
     # Called by replicas.
 

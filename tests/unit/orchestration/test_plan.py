@@ -67,6 +67,18 @@ def test_a_dataset_that_is_missing_is_a_problem(base: str) -> None:
     assert f"{base}/nowhere" in problem
 
 
+def test_datasets_of_a_curriculum_are_looked_at(base: str) -> None:
+    """Also without evaluation data: one that is missing or of another vocabulary is found before the run starts."""
+    data = {"curriculum": {"easier": [f"{base}/easy"], "below": 0.1}}
+    (missing,) = make_plan(job(base, data=data), None).problems
+    write(f"{base}/easy", CharacterVocabulary(list("abcdefgilno 0123456789")))
+    other = make_plan(job(base, data=data), None)
+
+    assert f"{base}/easy" in missing
+    assert "was written with another vocabulary than" in other.problems[0]
+    assert other.facts["data"]["curriculum"][0]["url"] == f"{base}/easy"
+
+
 def test_shards_take_less_memory_than_replicas(base: str) -> None:
     """A large model on four workers: two whole copies during an update, and a quarter of everything else."""
     held = {
