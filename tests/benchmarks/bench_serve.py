@@ -23,6 +23,8 @@ from serve_servers import OWN, PEER_LIST, make_language, make_model, own_server,
 from recurra.models.sequence import SequenceModel
 from recurra.tasks.base import Task
 
+CORES = 2
+"""Of the machine. Recurra has a replica for each, and every peer so many workers or replicas."""
 JUDGED = 32
 """Clients of the run of the classifier whose rates are compared."""
 Start = Callable[[], AbstractContextManager[int]]
@@ -58,8 +60,8 @@ def starts(work: Path, venvs: Path, names: list[str] | None) -> dict[tuple[str, 
     weights = work / "weights"
     write_weights(weights)
     found: dict[tuple[str, str], Start] = {
-        (OWN, "classifier"): lambda: own_server(work, *make_model()),
-        (OWN, "language"): lambda: own_server(work, *make_language(), "lm"),
+        (OWN, "classifier"): lambda: own_server(work, *make_model(), replicas=CORES),
+        (OWN, "language"): lambda: own_server(work, *make_language(), "lm", replicas=CORES),
     }
     for peer in PEER_LIST:
         for model in peer.commands:
@@ -86,8 +88,8 @@ def measure(servers: dict[tuple[str, str], Start], loads: list[str], seconds: fl
 
 
 def suits(server: str, load: object) -> bool:
-    """LitServe keeps nothing between requests, and two workers would each know half of the sessions' steps."""
-    return load is not serve_loads.sessions or server in (OWN, "fastapi", "ray_batch")
+    """Of a peer's workers each would know a part of the sessions' steps."""
+    return load is not serve_loads.sessions or server in (OWN, "fastapi")
 
 
 def print_summary(rounds: list[dict[str, Figures]], ceiling: float) -> None:
@@ -124,9 +126,8 @@ def ratios(middle: dict[str, Figures], ceiling: float) -> dict[str, object]:
             found["p50_1client_over_fastapi"] = round(own[key] / middle["fastapi"][key], 2)
     if "generate_tok" in own:
         found["ttft_p99_ratio"] = round(own["ttft_p99_ms"] / own["ttft_idle_p99_ms"], 2)
-        others = [one["generate_tok"] for name, one in middle.items() if name.startswith("ray_batch")]
-        if others:
-            found["generate_over_ray_batch"] = round(own["generate_tok"] / max(others), 2)
+        if "ray_batch" in middle:
+            found["generate_over_ray_batch"] = round(own["generate_tok"] / middle["ray_batch"]["generate_tok"], 2)
     return found
 
 

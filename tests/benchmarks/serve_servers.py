@@ -13,7 +13,7 @@ import urllib.request
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -53,8 +53,6 @@ class Peer:
     wraps: bool = False
     """Whether a request is a batch of one."""
     workers: int = 1
-    settings: dict[str, str] = field(default_factory=dict)
-    """Environment variables that its program reads."""
 
 
 PEER_LIST = (
@@ -69,7 +67,6 @@ PEER_LIST = (
         wraps=True,
     ),
     Peer("ray_batch", (), {"classifier": ("ray_app:build",), "language": ("ray_app:build",)}),
-    Peer("ray_batch_x4", (), {"language": ("ray_app:build",)}, settings={"BENCH_CONCURRENT_BATCHES": "4"}),
 )
 
 
@@ -111,7 +108,7 @@ def write_weights(folder: Path) -> None:
 
 
 @contextmanager
-def own_server(work: Path, model: SequenceModel, task: Task, name: str = "clf") -> Iterator[int]:
+def own_server(work: Path, model: SequenceModel, task: Task, name: str = "clf", *, replicas: int = 1) -> Iterator[int]:
     """Port of the deployed service."""
     registry = f"file://{work}/store/registry"
     parts = BundleParts(
@@ -121,7 +118,7 @@ def own_server(work: Path, model: SequenceModel, task: Task, name: str = "clf") 
         state_spec=model.state_spec.to_json(),
     )
     Registry(registry).publish(name, parts, save_weights(model), alias="production")
-    run = ServeRun(name=name, model=f"{name}@production", registry=registry, serve=ServeConfig())
+    run = ServeRun(name=name, model=f"{name}@production", registry=registry, serve=ServeConfig(replicas=replicas))
     with LocalCluster(Path(tempfile.mkdtemp(dir=work)), ClusterOptions(num_cpus=2, ends_with_us=True)) as cluster:
         port = cluster.record.ports.http
         ServeApi(cluster.dashboard_url).deploy(run, http_port=port, timeout_s=180, progress=lambda _: None)
@@ -131,7 +128,7 @@ def own_server(work: Path, model: SequenceModel, task: Task, name: str = "clf") 
 @contextmanager
 def peer_server(peer: Peer, model: str, weights: Path, venvs: Path) -> Iterator[int]:
     """Port of a peer that serves one model."""
-    environment = {"BENCH_WEIGHTS": str(weights), "BENCH_MODEL": model, "OMP_NUM_THREADS": "1", **peer.settings}
+    environment = {"BENCH_WEIGHTS": str(weights), "BENCH_MODEL": model, "OMP_NUM_THREADS": "1"}
     if peer.packages:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

@@ -26,8 +26,6 @@ MAX_SEQUENCES = 128
 CHANGING = {"choices", "usage"}
 """Fields of a chunk that are not the same in all of a stream."""
 Choice = dict[str, Any]
-FLUSH_S = 0.01
-"""A stream sends at most one chunk in so many seconds, with all the tokens that have come meanwhile; the first at once."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Completions:
             for index, writer in enumerate(writers):
                 writer.held = prompts[index // n].text
         results: list[Result] = []
-        async with aclosing(stream(self._service.engine, sequences, FLUSH_S)) as source:
+        async with aclosing(stream(self._service.engine, sequences)) as source:
             async for events in source:
                 choices = self._chunks(events, writers, results)
                 if choices:

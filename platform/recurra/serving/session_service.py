@@ -12,7 +12,6 @@ from typing import Any
 from recurra.data.vocabulary import TextStream
 from recurra.errors import RequestError
 from recurra.models.sequence import SequenceModel
-from recurra.serving.completions import FLUSH_S
 from recurra.serving.memory import NTM, MemoryView, view
 from recurra.serving.messages import SessionAnswer, SessionCreate, SessionStep
 from recurra.serving.service import Service
@@ -97,7 +96,7 @@ class SessionService:
             stays = self._service.leaving  # who comes after the notice is served here all the same
             assert self._service.text_task is not None
             text: TextStream = self._service.text_task.text_stream()
-            async with aclosing(stream(self._service.engine, [plan.sequence], FLUSH_S)) as source:
+            async with aclosing(stream(self._service.engine, [plan.sequence])) as source:
                 text.feed(request.generate.resume)
                 async for events in source:
                     if self._service.leaving and not stays:

@@ -12,6 +12,13 @@ from recurra.serving.work import Event, Result, Sequence, Token
 
 PATIENCE_S = 0.2
 
+FLUSH_S = 0.01
+"""A stream sends at most one chunk in so many seconds, with all the tokens that have come meanwhile; the first at once."""
+CHUNKS_S = 2000
+"""All streams together send about so many chunks a second at most: with many of them each waits longer between two,"""
+SLOWEST_S = 0.1
+"""but no longer than this. Writing a chunk costs as much as ten tokens' steps, and readers see no difference."""
+
 
 async def disconnected(receive: Receive) -> None:
     """Returns when the client has gone; the request's body must have been read."""
@@ -54,15 +61,11 @@ async def run(engine: Engine, sequences: list[Sequence], receive: Receive | None
     return [ticket.results[sequence] for sequence in sequences]
 
 
-async def stream(
-    engine: Engine, sequences: list[Sequence], interval_s: float = 0.0
-) -> AsyncGenerator[list[tuple[int, Event]], None]:
+async def stream(engine: Engine, sequences: list[Sequence]) -> AsyncGenerator[list[tuple[int, Event]], None]:
     """Events as they come, with the index of the sequence; several at once where the reader is slower than the engine.
 
     Ends after every sequence has ended. If the reader goes away (close the iterator), the sequences are cancelled.
-
-    Args:
-        interval_s: Seconds between two lists; the first comes at once, and so does the last.
+    The first list comes at once, and so does the last; those between are paced by how many sequences are being computed.
     """
     loop = asyncio.get_running_loop()
     ticket = _Streaming(sequences, loop)
@@ -72,13 +75,17 @@ async def stream(
         while ticket.open or ticket.events:
             if not ticket.events:
                 await ticket.wait(None)
-            if (delay_s := sent_s + interval_s - loop.time()) > 0 and ticket.open:
+            if (delay_s := sent_s + _pause_s(engine.load.busy) - loop.time()) > 0 and ticket.open:
                 await ticket.wait(delay_s)
             sent_s = loop.time()
             yield ticket.take()
     finally:
         if ticket.open:
             engine.cancel(sequences)
+
+
+def _pause_s(busy: int) -> float:
+    return min(SLOWEST_S, max(FLUSH_S, busy / CHUNKS_S))
 
 
 class _Gathering:

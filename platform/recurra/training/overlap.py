@@ -32,7 +32,8 @@ class OverlappedSum:
         self._sizes = [0]
         """Parameters in each bucket."""
         widths = [0]
-        for parameter in parameters:
+        quick = ranks.prepare_sums(buffer)
+        for parameter in [] if quick else parameters:
             if widths[-1] * buffer.itemsize >= BUCKET_BYTES:
                 self._sizes.append(0)
                 widths.append(0)

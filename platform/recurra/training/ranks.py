@@ -12,6 +12,8 @@ import torch.distributed
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
+from recurra.training.shared_memory import LEAST_ELEMENTS, SharedPair, share_memory
+
 _TIMEOUT_S = 1800.0
 """Longest wait for another rank: a lost one is noticed at once, so this is for one that writes a large checkpoint."""
 
@@ -21,6 +23,15 @@ class Ranks(ABC):
 
     rank: int
     size: int
+
+    def prepare_sums(self, values: Tensor) -> bool:
+        """Make ready for sums of tensors like this one, and of none that are larger.
+
+        Returns:
+            Whether they will cost no more than copying them, so that nothing is gained by summing some while others are
+            computed.
+        """
+        return False
 
     @abstractmethod
     def begin_sum(self, values: Tensor) -> Callable[[], None]:
@@ -71,8 +82,20 @@ class DistributedRanks(Ranks):
         self.rank = torch.distributed.get_rank()
         self.size = torch.distributed.get_world_size()
         self._group = group
+        self._pair: SharedPair | None = None
+
+    def prepare_sums(self, values: Tensor) -> bool:
+        if self.size != 2 or values.device.type != "cpu" or values.numel() < LEAST_ELEMENTS:
+            return False
+        self._pair = share_memory(self.rank, values.numel(), self.gather)
+        return self._pair is not None
 
     def begin_sum(self, values: Tensor) -> Callable[[], None]:
+        if self._pair is not None and self._pair.takes(values):
+            return self._pair.begin(values, lambda: self._begin_sum(torch.zeros(1)))
+        return self._begin_sum(values)
+
+    def _begin_sum(self, values: Tensor) -> Callable[[], None]:
         work = torch.distributed.all_reduce(values, group=self._group, async_op=True)
         wait: Callable[[], None] = work.wait  # true, or an error
         return wait

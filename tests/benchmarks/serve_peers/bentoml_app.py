@@ -7,7 +7,7 @@ import torch
 from networks import load_classifier
 
 
-@bentoml.service(workers=1, traffic={"timeout": 60, "max_concurrency": 1024}, logging={"access": {"enabled": False}})
+@bentoml.service(workers=2, traffic={"timeout": 60, "max_concurrency": 1024}, logging={"access": {"enabled": False}})
 class Service:
     def __init__(self) -> None:
         self.model = load_classifier()

@@ -32,5 +32,5 @@ class Api(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Api(max_batch_size=32, batch_timeout=float(os.environ.get("BENCH_BATCH_WAIT_S", "0.005")))
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=2)
     server.run(port=int(os.environ["BENCH_PORT"]), generate_client_file=False, log_level="warning")

@@ -49,5 +49,5 @@ class Api(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Api(max_batch_size=64, batch_timeout=0.005, stream=True, api_path="/generate")
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=2)
     server.run(port=int(os.environ["BENCH_PORT"]), generate_client_file=False, log_level="warning")
