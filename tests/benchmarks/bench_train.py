@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from recurra.telemetry.metrics import Metrics
 from recurra.training.callbacks.base import Callback
 from recurra.training.ranks import SingleRank
 from recurra.training.run import Origin, TrainRun
-from recurra.training.step import StepResult
+from recurra.training.step import StepResult, Wishes
 from recurra.training.trainer import Due, Trainer
 from recurra.training.work import Surroundings, work
 
@@ -39,6 +39,8 @@ ROUNDS = 5
 STEPS = 50
 WARM = 10
 """Steps of a run that are not counted: the first window, the kernels' first calls."""
+TURNS, UPDATES = 8, 11
+"""Turns of two workers, and updates in each; the first of a turn is not counted."""
 
 
 class Clock(Callback):
@@ -113,21 +115,41 @@ def ours(run: TrainRun) -> float:
     return clock.step_s
 
 
-def on_workers(base: str, name: str, size: int) -> float:
-    """Seconds a step on so many processes with a thread each."""
-    place = Path(base.removeprefix("file://"), f"address-{name}")
-    workers = start_ranks(size, [__file__], place, "worker", base, name)
+def workers_ratio(base: str, name: str) -> list[tuple[float, float]]:
+    """Seconds an update of one worker and of two, turn by turn in the same two processes with a thread each.
+
+    In one worker's turns the other process is idle. A turn is a second or two: the machine's pace changes from one ten
+    seconds to the next by more than what is measured.
+    """
+    workers = start_ranks(2, [__file__], Path(base.removeprefix("file://"), f"address-{name}"), "worker", base, name)
     said = [worker.communicate(timeout=240)[0] for worker in workers]
     if any(worker.returncode for worker in workers):
         raise SystemExit(f"A worker of {name} failed.")
-    return float(json.loads(said[0].splitlines()[-1])["step_s"])
+    turns: dict[str, list[float]] = json.loads(said[0].splitlines()[-1])
+    around = [(before + after) / 2 for before, after in pairwise(turns["one"])]
+    return list(zip(around, turns["two"], strict=True))
 
 
 def worker() -> None:
     ranks, (_, base, name) = meet()
-    clock = Clock()
-    work(make_run(base, name), Surroundings(emit=lambda event: None, callbacks=[clock], ranks=ranks))
-    print(json.dumps({"step_s": clock.step_s}))
+    torch.set_num_threads(1)
+    trainers = {
+        "one": make_run(base, f"{name}-one").build(SingleRank(), Origin("one", "cpu", None, None, print)),
+        "two": make_run(base, f"{name}-two").build(ranks, Origin("two", "cpu", None, None, print)),
+    }
+    batches = {which: trainer.batches() for which, trainer in trainers.items()}
+    turns: dict[str, list[float]] = {"one": [], "two": []}
+    for which in [*["one", "two"] * TURNS, "one"]:
+        ranks.gather(None)
+        if which == "two" or ranks.rank == 0:
+            ends = [time.perf_counter()]
+            for batch in islice(batches[which], UPDATES):
+                trainers[which].step(batch, Wishes())
+                ends.append(time.perf_counter())
+            turns[which].append(statistics.median(np.diff(ends[1:]).tolist()))
+    for trainer in trainers.values():
+        trainer.close()
+    print(json.dumps(turns))
 
 
 def main() -> None:
@@ -145,18 +167,19 @@ def measure_overhead(rounds: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         base = f"file://{directory}"
         write_text(base)
-        steps: dict[str, list[float]] = {"bare": [], "ours": [], "one": [], "two": []}
+        steps: dict[str, list[float]] = {"bare": [], "ours": []}
+        turns: list[tuple[float, float]] = []
         for number in range(rounds):
             steps["bare"].append(bare(make_run(base, f"bare-{number}")))
             steps["ours"].append(ours(make_run(base, f"ours-{number}")))
-            steps["one"].append(on_workers(base, f"one-{number}", 1))
-            steps["two"].append(on_workers(base, f"two-{number}", 2))
-            print(
-                f"round {number + 1}: " + ", ".join(f"{name} {1e3 * v[-1]:.2f} ms" for name, v in steps.items()),
-                flush=True,
-            )
+            found = workers_ratio(base, f"workers-{number}")
+            turns += found
+            one, two = (1e3 * statistics.median(times) for times in zip(*found, strict=True))
+            said = ", ".join(f"{name} {1e3 * times[-1]:.2f} ms" for name, times in steps.items())
+            ratio = statistics.median(one / two for one, two in found)
+            print(f"round {number + 1}: {said}, one {one:.2f} ms, two {two:.2f} ms, ratio {ratio:.3f}", flush=True)
         overhead = [100 * (o / b - 1) for o, b in zip(steps["ours"], steps["bare"], strict=True)]
-        scaling = [one / two for one, two in zip(steps["one"], steps["two"], strict=True)]
+        scaling = [one / two for one, two in turns]
     return {
         "overhead_pct": round(statistics.median(overhead), 2),
         "scaling_2": round(statistics.median(scaling), 3),

@@ -81,7 +81,8 @@ def share_memory(rank: int, elements: int, gather: Callable[[Any], list[Any]]) -
         if seen is not None:
             # Elsewhere there is no such file, or another one.
             with contextlib.suppress(OSError):
-                found = _open(*seen, elements)
+                path, written = seen
+                found = _open(path, written, elements)
         if not all(gather(found is not None)):
             return None
     assert made is not None and found is not None
