@@ -38,14 +38,21 @@ class StreamReport:
 
 class _Stream:
     def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = host, port
+        self.socket = socket.socket()
+        self.connect()
         self.data = bytearray()
         self.sent_s = 0.0
         self.wanted = 0
         self.begun = False
         self.counted = 0
         """Tokens that came before the clock started."""
+
+    def connect(self) -> None:
+        """Anew: a socket that is closed has left every poll."""
+        self.socket.close()
+        self.socket = socket.create_connection(self._address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, request: bytes, wanted: int) -> None:
         self.data.clear()
@@ -100,8 +107,10 @@ def stream(
             got = one.tokens()
             if got != one.wanted:
                 report.failures.append(f"{got} tokens for {one.wanted}: {bytes(one.data[-200:])!r}")
-            if not data:
-                raise SystemExit(f"The server closed a connection; failures: {report.failures}")
+            if not data:  # closed by the server
+                one.connect()
+                open_streams[one.socket.fileno()] = one
+                poll.register(one.socket.fileno(), select.EPOLLIN)
             if running:
                 report.tokens += got - one.counted
                 report.finished += 1
@@ -109,7 +118,7 @@ def stream(
                 one.send(*next(requests))
             else:
                 left -= 1
-                poll.unregister(number)
+                poll.unregister(one.socket.fileno())
     if left and not seconds:
         report.failures.append(f"{left} streams had not ended after {PATIENCE_S:g} s")
     report.seconds = time.perf_counter() - started

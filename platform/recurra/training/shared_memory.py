@@ -71,19 +71,18 @@ def share_memory(rank: int, elements: int, gather: Callable[[Any], list[Any]]) -
         gather: As `Ranks.gather`.
     """
     with contextlib.ExitStack() as opened:
-        token, made = secrets.token_bytes(_TOKEN_BYTES), None
-        if hasattr(os, "memfd_create"):
+        made = offer = found = None
+        with contextlib.suppress(AttributeError, OSError):  # another system than Linux, or one that forbids it
             descriptor = os.memfd_create("recurra-gradients")
             opened.callback(os.close, descriptor)
-            made = _map(descriptor, token, elements)
-        seen = gather(None if made is None else (f"/proc/{os.getpid()}/fd/{descriptor}", token))[1 - rank]
-        found = None
+            token = secrets.token_bytes(_TOKEN_BYTES)
+            made, offer = _map(descriptor, token, elements), (f"/proc/{os.getpid()}/fd/{descriptor}", token)
+        seen = gather(offer)[1 - rank]
         if seen is not None:
-            # Elsewhere there is no such file, or another one.
-            with contextlib.suppress(OSError):
-                path, written = seen
+            path, written = seen
+            with contextlib.suppress(OSError):  # on another machine there is no such file, or another one
                 found = _open(path, written, elements)
-        if not all(gather(found is not None)):
+        if not all(gather(made is not None and found is not None)):
             return None
     assert made is not None and found is not None
     return SharedPair(_buffers(made, elements), _buffers(found, elements))
