@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def test_the_more_streams_there_are_the_rarer_are_the_chunks_of_each(bench, stre
     for chunks in asyncio.run(all_of_them()):
         times = [at for at, _ in chunks]
         events = [event for _, came in chunks for _, event in came]
-        gaps = [after - before for before, after in zip(times[:-2], times[1:-1], strict=True)]
+        gaps = [after - before for before, after in pairwise(times[:-1])]
         assert [type(event) for event in events] == [Token] * TOKENS + [Result]
         assert [event.token for event in events[:-1]] == events[-1].tokens
         assert len(chunks[0][1]) == 1
