@@ -55,7 +55,7 @@ class LanePlan:
 
     def batches(self, epoch: int) -> int:
         """Windows until the longest lane has run out."""
-        if not self._options.window_spread:
+        if not self._options.window_spread and (self._options.window_start is None or epoch > 0):
             return -(-self.lane_steps // self._window)
         step, at = 0, 0
         while at < self.lane_steps:
@@ -104,12 +104,16 @@ class LanePlan:
         return start + at, np.where(lanes < 0, 0, np.minimum(start + self.lane_steps, self.total))
 
     def _widths(self, position: Position, count: int) -> Ints:
-        spread = self._options.window_spread
+        spread, start, growth = self._options.window_spread, self._options.window_start, self._options.window_growth
+        widths = np.full(count, self._window, np.int64)
+        if start is not None and position.epoch == 0:
+            grown = np.minimum(np.arange(position.step, position.step + count), growth)
+            widths = start + (self._window - start) * grown // growth
         if not spread:
-            return np.full(count, self._window, np.int64)
+            return widths
         seed = seed_of(self._manifest, self._options, position.epoch)
         first = position.step // _DRAWS
         numbers = range(first, (position.step + count - 1) // _DRAWS + 1)
         draws = np.concatenate([seed.draw("window", number, _DRAWS) for number in numbers])
         draws = draws[position.step - first * _DRAWS :][:count]
-        return self._window - spread + (draws % np.uint64(2 * spread + 1)).astype(np.int64)
+        return widths - spread + (draws % np.uint64(2 * spread + 1)).astype(np.int64)

@@ -31,8 +31,12 @@ class PlanOptions:
     """Time steps of a global batch: buckets take as many rows as fit with their padding, lanes `batch_tokens // window`."""
     window: int | None = None
     """Steps of a row in lanes and packed mode."""
+    window_start: int | None = None
+    """Steps of the first row, where rows grow to `window` at an even pace; None = they do not."""
+    window_growth: int = 0
+    """Batches of the first epoch over which they grow."""
     window_spread: int = 0
-    """Windows are drawn from `window` - spread to `window` + spread, anew for each batch."""
+    """Windows are drawn from so much below to so much above that, anew for each batch."""
     lookahead: int = 0
     """Steps behind the window that each row carries in addition (1 for next-token prediction)."""
     shuffle: bool = True
@@ -74,21 +78,28 @@ class PlanOptions:
         if self.mode == "buckets":
             words.append(f"bucket_window={self.bucket_window}")
         else:
-            words.append(f"window={self.window}" + (f"~{self.window_spread}" if self.window_spread else ""))
+            grows = f"{self.window_start}+{self.window_growth}:" if self.window_start is not None else ""
+            words.append(f"window={grows}{self.window}" + (f"~{self.window_spread}" if self.window_spread else ""))
             words += [f"lookahead={self.lookahead}"] if self.lookahead else []
         return " ".join(words if self.shuffle else [*words, "ordered"])
 
     def _check_whole(self) -> None:
-        if self.window is not None or self.lookahead or self.window_spread:
-            raise ConfigError(
-                "Buckets hold whole sequences: leave window, window_spread and lookahead out, or use lanes."
-            )
+        if self.window is not None or self.lookahead or self.window_spread or self.window_start is not None:
+            raise ConfigError("Buckets hold whole sequences: leave all about windows and lookahead out, or use lanes.")
 
     def _check_windows(self) -> None:
         if self.window is None:
             raise ConfigError(f"mode is {self.mode}, which needs a window. Set the steps of a row, such as window=64.")
-        if not 0 <= self.window_spread < self.window:
-            raise ConfigError(f"window_spread is {self.window_spread}. Set it to at least 0 and below window.")
+        if self.window_start is not None and not (1 <= self.window_start <= self.window and self.window_growth > 0):
+            raise ConfigError(
+                f"window_start is {self.window_start} and window_growth {self.window_growth}. Set window_start from 1 to "
+                f"window ({self.window}) and window_growth to the batches in between, or leave window_start out."
+            )
+        if not 0 <= self.window_spread < (self.window_start or self.window):
+            raise ConfigError(
+                f"window_spread is {self.window_spread}. Set it to at least 0 and below the shortest window, which is "
+                f"{self.window_start or self.window}."
+            )
         if self.lookahead < 0:
             raise ConfigError(f"lookahead is {self.lookahead}. Set it to 0 or more.")
 

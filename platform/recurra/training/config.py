@@ -112,6 +112,18 @@ class ScheduleConfig(Section):
         return {"kind": value} if isinstance(value, str) else value
 
 
+class WindowScheduleConfig(Section):
+    """How the windows of truncated backpropagation vary: short ones first make many updates while there is little to be
+    learned from afar, and lengths drawn at random (Merity et al. 2018) keep windows from ending at the same places each time."""
+
+    start: int | None = Field(default=None, ge=1)
+    """Steps of the first window, from which they grow to train.truncated_bptt; null = they are as long from the start."""
+    batches: int = Field(default=1000, ge=1)
+    """Batches of the first pass over the data in which they grow, at an even pace."""
+    spread: int = Field(default=0, ge=0)
+    """Each batch's windows are up to so many steps shorter or longer."""
+
+
 class RmspropConfig(Section):
     """How rmsprop measures gradients. `{decay: 0.95, centered: true}` with train.epsilon 0.01 and momentum 0.9 is the form
     of Graves 2013 (arXiv 1308.0850, equations 38 to 45), which has its 1e-4 under the root."""
@@ -139,6 +151,8 @@ class TrainConfig(Section):
     """Parts in which a worker computes its share of the batch, one after the other, to save memory."""
     truncated_bptt: int | None = Field(default=None, ge=1)
     """Time steps that gradients reach back in long streams (state is carried on); null = whole sequences."""
+    window_schedule: WindowScheduleConfig | None = None
+    """How windows of truncated_bptt vary; null = they do not. Evaluation has windows of truncated_bptt in any case."""
     steps: int | None = Field(default=None, ge=1)
     """Updates of the whole run. With epochs, too, the one that is reached first ends the run."""
     epochs: int | None = Field(default=None, ge=1)
@@ -196,6 +210,17 @@ class TrainConfig(Section):
                 f"train.global_batch.tokens is {tokens}, less than one lane of truncated_bptt = {window} steps. "
                 f"Set it to a multiple of {window}, such as {16 * window}."
             )
+        schedule = self.window_schedule
+        if schedule is not None:
+            if window is None:
+                raise ValueError(
+                    "train.window_schedule is set without train.truncated_bptt. Set that, such as 64, too."
+                )
+            if (schedule.start or window) > window or schedule.spread >= (schedule.start or window):
+                raise ValueError(
+                    f"train.window_schedule has start {schedule.start} and spread {schedule.spread}, and truncated_bptt is "
+                    f"{window}. Write start <= truncated_bptt, and a spread below the shortest window."
+                )
         if self.parallel == "fsdp" and self.gradient_clip.adaptive is not None:
             raise ValueError(
                 f"train.gradient_clip.adaptive is {self.gradient_clip.adaptive} with train.parallel = fsdp, where no worker "

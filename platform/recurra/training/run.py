@@ -154,7 +154,9 @@ class TrainRun(Section):
         task = self.open_task(dataset)
         torch.manual_seed(self.train.seed)
         update = TrainStep(task, task.build_model(self.model), self.train, ranks, device=origin.device)
-        batches = self._pipeline(dataset, task, ranks, epochs=self.train.epochs, shuffle=self.data.shuffle)
+        batches = self._pipeline(
+            dataset, task, ranks, epochs=self.train.epochs, shuffle=self.data.shuffle, training=True
+        )
         curriculum = self._curriculum(batches, task, ranks, origin)
         return Trainer(
             name=self.name,
@@ -201,13 +203,19 @@ class TrainRun(Section):
         stages = [self._pipeline(dataset, task, ranks, epochs=None, shuffle=shuffle) for dataset in easier]
         return self.data.curriculum.build([*stages, last])
 
-    def _pipeline(self, dataset: Dataset, task: Task, ranks: Ranks, *, epochs: int | None, shuffle: bool) -> Pipeline:
+    def _pipeline(
+        self, dataset: Dataset, task: Task, ranks: Ranks, *, epochs: int | None, shuffle: bool, training: bool = False
+    ) -> Pipeline:
         batch = self.train.global_batch
+        schedule = self.train.window_schedule if training else None
         options = PlanOptions(
             mode=self._mode,
             batch_sequences=batch.sequences,
             batch_tokens=batch.tokens,
             window=None if self._mode == "buckets" else self.train.truncated_bptt,
+            window_start=schedule.start if schedule else None,
+            window_growth=schedule.batches if schedule else 0,
+            window_spread=schedule.spread if schedule else 0,
             lookahead=0 if self._mode == "buckets" else task.lookahead,
             shuffle=shuffle,
             seed=self.train.seed,

@@ -40,6 +40,7 @@ _FIXED = (
     "data.shuffle_window",
     "train.global_batch",
     "train.truncated_bptt",
+    "train.window_schedule",
     "train.optimizer",
     "train.ema",
     "train.seed",

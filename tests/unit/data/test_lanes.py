@@ -67,6 +67,23 @@ def test_windows_vary_within_their_spread_and_are_the_same_from_anywhere(dataset
         assert (plan.windows(Position(0, step, 0, at), 3) + at).tolist() == whole[step : step + 4].tolist()
 
 
+@pytest.mark.parametrize("spread", [0, 1])
+def test_windows_grow_in_the_first_epoch(make, spread):
+    """From the start to the end of their growth, and the same from anywhere; later epochs begin with whole ones."""
+    options = PlanOptions("lanes", batch_sequences=1, window=12, window_start=2, window_growth=10, window_spread=spread)
+    plan = LanePlan(make([400]).manifest, options)
+    whole = plan.windows(Position(), 1000)
+    sizes = np.diff(whole)[:-1]
+    grown = [2, 3, 4, 5, 6, 7, 8, 9, 10, 11, *[12] * (len(sizes) - 10)]
+
+    assert np.abs(sizes - grown).max() == spread
+    assert plan.batches(0) == len(sizes) + 1 > plan.batches(1)
+    assert np.diff(plan.windows(Position(1), 5)).min() >= 12 - spread
+    for step in range(len(sizes)):
+        at = int(whole[step])
+        assert (plan.windows(Position(0, step, 0, at), 3) + at).tolist() == whole[step : step + 4].tolist()
+
+
 def test_windows_are_drawn_alike_over_the_edge_of_a_draw(make):
     """Draws come 256 at a time, positions anywhere."""
     plan = LanePlan(make([3000]).manifest, PlanOptions("lanes", batch_sequences=1, window=4, window_spread=1))

@@ -43,6 +43,8 @@ WINDOWS = st.builds(
     st.sampled_from(["lanes", "packed"]),
     batch_sequences=st.integers(1, 9),
     window=st.integers(3, 20),
+    window_start=st.sampled_from([None, 3]),
+    window_growth=st.integers(1, 9),
     window_spread=st.integers(0, 2),
     lookahead=st.integers(0, 2),
     shuffle=SHUFFLE,

@@ -12,6 +12,7 @@ BIGGEST = [
     PlanOptions(
         "packed", batch_tokens=10**8, window=10**4, window_spread=10**3, lookahead=10, seed=2**53 - 1, shuffle=False
     ),
+    PlanOptions("lanes", batch_tokens=10**8, window=10**4, window_start=10**3, window_growth=10**5, window_spread=99),
 ]
 
 
@@ -73,6 +74,20 @@ def test_a_position_that_lacks_a_field_is_refused(mixed):
         ({"batch_tokens": 1, "lookahead": 1}, "Buckets hold whole sequences"),
         ({"batch_tokens": 1, "mode": "lanes"}, "mode is lanes, which needs a window"),
         ({"batch_tokens": 1, "mode": "packed", "window": 4, "window_spread": 4}, "window_spread is 4"),
+        (
+            {
+                "batch_tokens": 9,
+                "mode": "lanes",
+                "window": 4,
+                "window_start": 2,
+                "window_growth": 9,
+                "window_spread": 2,
+            },
+            "window_spread is 2",
+        ),
+        ({"batch_tokens": 9, "mode": "lanes", "window": 4, "window_start": 5, "window_growth": 9}, "window_start is 5"),
+        ({"batch_tokens": 9, "mode": "lanes", "window": 4, "window_start": 2}, "window_growth 0"),
+        ({"batch_tokens": 9, "window_start": 2}, "Buckets hold whole sequences"),
         ({"batch_tokens": 1, "mode": "packed", "window": 4, "lookahead": -1}, "lookahead is -1"),
     ],
 )

@@ -25,6 +25,7 @@ MODELS = {
     "ntm": {"cell": "ntm", "ntm": {"memory_rows": 8, "memory_width": 4}},
 }
 LANES = {"truncated_bptt": 9, "global_batch": {"sequences": 4}}
+VARYING = {"window_schedule": {"start": 5, "batches": 4, "spread": 1}}
 TIMES = ("time", "seconds", "wait_seconds")
 
 
@@ -66,7 +67,7 @@ def test_a_killed_run_ends_like_one_that_was_not(make_run, cell, mode):
         "accumulate": 2,
         "checkpoint_every": {"steps": 3},
         "evaluate_every": 4,
-        **(LANES if mode != "buckets" else {}),
+        **({**LANES, **VARYING} if mode != "buckets" else {}),
     }
     model = {**MODELS[cell], "regularisation": {"dropout": 0.3, "variational": True, "l1": 1e-4, "l2": 1e-2}}
     whole = make_run("whole", train=train, model=model)
