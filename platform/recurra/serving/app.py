@@ -2,7 +2,7 @@
 
 Order of layers, outermost first: `Measured` (counts what leaves, errors too), `Answered` (errors to envelopes),
 `Authorised` (before a body is read), `Limited` (reads the body), `Admitted` (is there room; before a body is parsed),
-`Switch` (which bundle), `Predict` and `Complete` (the hot paths), then FastAPI's routes of that bundle.
+`Switch` (which bundle), `Predict`, `Complete` and `Step` (the hot paths), then FastAPI's routes of that bundle.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from recurra.serving.openapi import describe
 from recurra.serving.parts import Parts
 from recurra.serving.routes_inference import add_inference_routes
 from recurra.serving.routes_models import add_model_routes, completed
-from recurra.serving.routes_sessions import add_session_routes
+from recurra.serving.routes_sessions import add_session_routes, stepped
 from recurra.serving.routes_sockets import add_socket_routes
 from recurra.serving.routes_states import add_state_routes
 from recurra.serving.service import Service
@@ -93,7 +93,8 @@ def build_asgi(
 
     def of(service: Service) -> App:
         parts = Parts(service, lineup.describe, desks, fleet_metrics or own_metrics, (api_key or "").encode())
-        return Predict(Complete(_routes(parts, lifespan, with_key=api_key is not None), service), service)
+        routes = Step(_routes(parts, lifespan, with_key=api_key is not None), parts)
+        return Predict(Complete(routes, service), service)
 
     apps = {desk.digest: of(desk.service) for desk in lineup.deployed}
     layers: App = Switch(lineup, apps, heard)
@@ -158,6 +159,23 @@ class Complete:
         if scope.get(ENDPOINT) != "completions" or scope["method"] != "POST" or route_path(scope) != COMPLETIONS:
             return await self._app(scope, receive, send)
         response = await completed(self._service, Request(scope, receive))
+        await response(scope, receive, send)
+
+
+class Step:
+    """`POST /v1/sessions/{id}/step` in the same way."""
+
+    def __init__(self, app: App, parts: Parts) -> None:
+        self._app = app
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get(ENDPOINT) != "session_step" or scope["method"] != "POST":
+            return await self._app(scope, receive, send)
+        *before, id, last = route_path(scope).split("/")
+        if [*before, last] != ["", "v1", "sessions", "step"]:
+            return await self._app(scope, receive, send)
+        response = await stepped(self._parts, id, Request(scope, receive))
         await response(scope, receive, send)
 
 

@@ -48,9 +48,7 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
     )
     async def step(id: str, request: Request) -> Response:
         """Send the session inputs for one or many time steps. The answer comes when the new state is in the store."""
-        body: bytes = request.scope[BODY]
-        done = await while_connected(request, sessions().step(id, parse(SessionStep, body)))
-        return Response(done, media_type="application/json")
+        return await stepped(parts, id, request)
 
     @api.post("/v1/sessions/{id}/stream", tags=["sessions"], openapi_extra=body_of(SessionStep))
     async def stream(id: str, request: Request) -> Response:
@@ -68,6 +66,13 @@ def add_session_routes(api: FastAPI, parts: Parts) -> None:
         """End the session."""
         await sessions().delete(id)
         return Response(status_code=204)
+
+
+async def stepped(parts: Parts, id: str, request: Request) -> Response:
+    """The answer to `POST /v1/sessions/{id}/step`."""
+    message = parse(SessionStep, request.scope[BODY])
+    done = await while_connected(request, parts.sessions_or_404().step(id, message))
+    return Response(done, media_type="application/json")
 
 
 async def _events(sessions: SessionDesks, id: str, message: SessionStep) -> AsyncGenerator[bytes, None]:
