@@ -33,10 +33,14 @@ class SessionConfig(Section):
 
     vault: VaultConfig | None = VaultConfig()
     """null = no vault: every version is in the object store before it is acknowledged."""
-    on_update: Literal["pin", "reset"] = "pin"
+    on_update: Literal["pin", "replay", "reset"] = "pin"
     """What a session does when another bundle is deployed than the one it was begun with. pin: it goes on with its own, which
-    replicas fetch from the registry. reset: its state goes back to the start of the new one at its next request, whose
-    answer says `reset: true`; the step number goes on."""
+    replicas fetch from the registry. replay: at its next request the new one reads its last `replay_steps` inputs again
+    from the start, and the answer says how many; a session that the new one cannot read is pinned. reset: its state goes back
+    to the start of the new one at its next request, whose answer says `reset: true`. The step number goes on."""
+    replay_steps: int = Field(default=4096, ge=1, le=1 << 20)
+    """Last inputs that each session keeps with its state, with `on_update: replay` alone: one, two or four bytes for each
+    token by the size of the vocabulary, four for each feature of a step. Of older ones the replayed state knows nothing."""
     older_bundles: int = Field(default=2, ge=1, le=64)
     """Bundles beside the deployed ones that a replica holds ready for pinned sessions, each with slots of its own; the one
     that has been idle for longest makes room."""

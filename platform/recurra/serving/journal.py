@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from recurra.serving.snapshot import UNSTORED, Snapshot, snapshot_of
 
 WORTH_BYTES = 4096
-"""A smaller state is sent whole: replaying costs more than its bytes do."""
+"""A smaller session is sent whole: replaying costs more than its bytes do."""
 
 
 def to_entry(snapshot: Snapshot, consumed: NDArray[Any]) -> bytes:
-    """The version, without state and trail."""
-    facts = asdict(replace(snapshot, state=b"", trail=None))
+    """The version, without state, trail and history."""
+    facts = asdict(replace(snapshot, state=b"", trail=None, history=None))
     for name in UNSTORED:
         del facts[name]
     facts["inputs"] = {"dtype": consumed.dtype.str, "shape": list(consumed.shape)}
@@ -44,8 +44,5 @@ def worth_it(snapshot: Snapshot, consumed: NDArray[Any], most_steps: int) -> boo
         snapshot: Of which `journaled` steps are in the journal already.
         most_steps: That may have to be replayed (K).
     """
-    return (
-        len(snapshot.state) >= WORTH_BYTES
-        and snapshot.journaled + len(consumed) <= most_steps
-        and 2 * consumed.nbytes <= len(snapshot.state)
-    )
+    whole = len(snapshot.state) + (snapshot.history.size_bytes if snapshot.history else 0)
+    return whole >= WORTH_BYTES and snapshot.journaled + len(consumed) <= most_steps and 2 * consumed.nbytes <= whole

@@ -107,6 +107,9 @@ class Lineup:
     def is_deployed(self, digest: str) -> bool:
         return any(desk.digest == digest for desk in self.deployed)
 
+    def is_withdrawn(self, digest: str) -> bool:
+        return self.withdrawn and self.candidate is not None and self.candidate.digest == digest
+
     def choose(self, key: str | None) -> Desk:
         """The bundle for a new session, or a request outside of sessions; the same for the same key."""
         if self.candidate is not None and not self.withdrawn and takes_candidate(key, self.share):

@@ -178,6 +178,15 @@ class Generated(BaseModel):
     logprobs: list[float] | None = None
 
 
+class Replayed(BaseModel):
+    """What the new model's state is made of."""
+
+    steps: int
+    """Inputs that the model has read again, the last ones."""
+    of: int
+    """Inputs that the session had read; those before the last `steps` are not part of its state any more."""
+
+
 class SessionAnswer(BaseModel):
     """What a session says of itself after each request."""
 
@@ -190,6 +199,8 @@ class SessionAnswer(BaseModel):
     """Seconds since 1970; each request moves it."""
     reset: bool = False
     """Whether the model was updated before this request and the session's state set back to the start for it."""
+    replayed: Replayed | None = None
+    """What was read again for it, where the model was updated before this request and the session goes on with the new one."""
     output: Any = None
     """The task's answer to the inputs."""
     generated: Generated | None = None

@@ -20,6 +20,7 @@ from recurra.serving.config import ServeConfig
 from recurra.serving.edge import Receive
 from recurra.serving.engine import Delivery, Engine, deliver
 from recurra.serving.engine_metrics import EngineMetrics
+from recurra.serving.history import Histories
 from recurra.serving.messages import PredictRequest
 from recurra.serving.tickets import run, unheard
 from recurra.serving.work import Sequence
@@ -80,6 +81,8 @@ class Service:
             self._post,
             self.text_task.text_of if self.text_task else None,
         )
+        keep = config.sessions.replay_steps if config.sessions.on_update == "replay" else 0
+        self.histories = Histories(served.task, served.model.shape, keep)
         self._outputs = "all" if served.task.streams else "last"
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -124,8 +124,8 @@ class SessionDesks:
     def _likely(self, id: str) -> str:
         """The bundle to ask first: one that is wrong names the right one."""
         known = self._known.get(id)
-        resets = self._lineup.stable.service.config.sessions.on_update == "reset"
-        if known is None or (resets and not self._lineup.is_deployed(known)):
+        moves = self._lineup.stable.service.config.sessions.on_update != "pin"
+        if known is None or (moves and self._lineup.is_withdrawn(known)):
             return self._first(id)
         return known
 

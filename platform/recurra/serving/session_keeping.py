@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from recurra.serving.config import VaultConfig
 from recurra.serving.memory import NTM
 from recurra.serving.service import Service
 from recurra.serving.session_store import SessionStore
+from recurra.serving.session_updates import Updates
 from recurra.serving.sessions import Sessions
-from recurra.serving.snapshot import Snapshot
 from recurra.serving.tickets import run
 from recurra.serving.vault_versions import Replica, Shard, VaultVersions
 from recurra.serving.versions import Versions, WriteThrough
@@ -37,11 +36,12 @@ def sessions_of(
     layout = service.engine.layout
     digest = service.served.digest
     versions: Versions = WriteThrough(SessionStore(store, layout, digest, keep_s=6 * config.trust_s))
-    adopt = _resetting(service, deployed) if config.on_update == "reset" else lambda _: None
-    sessions = Sessions(versions, digest, config, service.metrics, adopt)
+    replay = _replaying(service)
+    updates = Updates(service, deployed, replay, trace_steps(service))
+    sessions = Sessions(versions, digest, config, service.metrics, updates.adopt)
     if vault:
         steps = (config.vault or VaultConfig()).journal_steps
-        replica = Replica(layout, digest, _replaying(service), sessions.expires_s, trace_steps(service), steps)
+        replica = Replica(layout, digest, replay, sessions.expires_s, trace_steps(service), steps, service.histories)
         sessions.versions = VaultVersions(vault, replica, versions)
     return sessions
 
@@ -56,30 +56,7 @@ def fingerprint(api_key: str | None) -> str:
     return hashlib.sha256(api_key.encode()).hexdigest()[:12] if api_key else ""
 
 
-def _resetting(service: Service, deployed: Callable[[str], bool]) -> Callable[[Snapshot], Snapshot | None]:
-    served = service.served
-
-    def reset(snapshot: Snapshot) -> Snapshot | None:
-        """The session at the start of this bundle; None where it goes on with a bundle that is deployed, or with one of a
-        later deployment, whose replicas run already while ours are still being replaced."""
-        if deployed(snapshot.digest) or snapshot.released_s > served.released_s:
-            return None
-        return replace(
-            snapshot,
-            digest=served.digest,
-            released_s=served.released_s,
-            pending=(),
-            context=None,
-            state=service.engine.initial_state,
-            trail=None,
-            journaled=0,
-            reset=True,
-        )
-
-    return reset
-
-
-def _replaying(service: Service) -> Any:
+def _replaying(service: Service) -> Callable[[bytes, NDArray[Any]], Awaitable[bytes]]:
     async def replay(state: bytes, inputs: NDArray[Any]) -> bytes:
         """The state after inputs, read as any request's."""
         sequence = service.sequence(Encoded(inputs), state=state, outputs="none", keep="end")

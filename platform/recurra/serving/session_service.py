@@ -13,7 +13,7 @@ from recurra.data.vocabulary import TextStream
 from recurra.errors import RequestError
 from recurra.models.sequence import SequenceModel
 from recurra.serving.memory import NTM, MemoryView, view
-from recurra.serving.messages import SessionAnswer, SessionCreate, SessionStep
+from recurra.serving.messages import Replayed, SessionAnswer, SessionCreate, SessionStep
 from recurra.serving.service import Service
 from recurra.serving.session_errors import leaving
 from recurra.serving.session_keeping import trace_steps
@@ -214,24 +214,27 @@ class SessionService:
     async def _commit(self, held: Held, plan: Plan, result: Result, fingerprint: str) -> bytes:
         before = held.snapshot
         after = self._following(before, self._advanced(before, plan, result))
-        facts = {**self._facts(after), "reset": before.reset}
+        facts = self._facts(after) | _news(before)
         outcome = await self._service.beside(lambda: self._planner.outcome(plan, result))
         answer = outcome.model_copy(update=facts).model_dump_json()
         last = LastRequest(before.step, fingerprint, answer if len(answer) <= MAX_ANSWER_BYTES else None)
-        await held.commit(replace(after, last=last), plan.consumed(result))
+        moved = before.reset or before.replayed  # what the vault has whole is of another bundle
+        await held.commit(replace(after, last=last), None if moved else plan.consumed(result))
         return answer.encode()
 
     def _following(self, before: Snapshot, after: Snapshot) -> Snapshot:
         """`after` as the version that comes next."""
-        return replace(after, version=before.version + 1, used_s=self._sessions.wall(), last=None, reset=False)
+        return replace(
+            after, version=before.version + 1, used_s=self._sessions.wall(), last=None, reset=False, replayed=False
+        )
 
     def _advanced(self, snapshot: Snapshot, plan: Plan, result: Result) -> Snapshot:
         """The session after a request."""
         assert result.state is not None
         commits = plan.generate is None or plan.generate.commit
         trail = None
+        consumed = plan.consumed(result)
         if self._trace_steps:
-            consumed = plan.consumed(result)
             before = snapshot.trail or Trail.beginning(snapshot.state, consumed)
             trail = before.after(consumed, result.state, self._trace_steps)
         step = snapshot.step + (len(plan.encoded.inputs) if plan.encoded else 0)
@@ -242,6 +245,7 @@ class SessionService:
             context=plan.encoded.context if plan.encoded else snapshot.context,
             state=result.state,
             trail=trail,
+            history=self._service.histories.after(snapshot.history, consumed),
         )
 
     def _empty(self) -> Snapshot:
@@ -253,6 +257,7 @@ class SessionService:
             self._sessions.wall(),
             owner=self._owner,
             released_s=service.served.released_s,
+            history=service.histories.beginning(),
         )
 
     def _imported(self, data: bytes, onto: Snapshot) -> Snapshot:
@@ -279,6 +284,7 @@ class SessionService:
             state=given.state,
             last=None,
             trail=None,
+            history=self._service.histories.imported(given.history),
         )
 
     def _facts(self, snapshot: Snapshot) -> dict[str, Any]:
@@ -288,11 +294,20 @@ class SessionService:
             "digest": snapshot.digest,
             "step": snapshot.step,
             "expires_at": self._sessions.expires_s(snapshot),
-            "reset": snapshot.reset,
+            **_news(snapshot),
         }
 
     def _answer(self, snapshot: Snapshot) -> SessionAnswer:
         return SessionAnswer(**self._facts(snapshot))
+
+
+def _news(snapshot: Snapshot) -> dict[str, Any]:
+    """What an update of the model has just done to the session."""
+    replayed = None
+    if snapshot.replayed:
+        assert snapshot.history is not None
+        replayed = Replayed(steps=len(snapshot.history.inputs), of=snapshot.history.count)
+    return {"reset": snapshot.reset, "replayed": replayed}
 
 
 def _is_last(last: LastRequest | None, step: int, fingerprint: str) -> bool:

@@ -91,7 +91,7 @@ class Sessions:
         digest: str,
         config: SessionConfig,
         metrics: Metrics,
-        adopt: Callable[[Snapshot], Snapshot | None] = lambda _: None,
+        adopt: Callable[[Snapshot], Awaitable[Snapshot | None]],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -108,7 +108,7 @@ class Sessions:
 
     async def create(self, snapshot: Snapshot) -> Snapshot:
         """Write the first version of a session; its id is new and cannot be guessed."""
-        first = replace(snapshot, id=snapshot.id or new_session_id(), version=1, last=None, reset=False)
+        first = replace(snapshot, id=snapshot.id or new_session_id(), version=1, last=None, reset=False, replayed=False)
         entry = _Entry(taken=True)
         self._entries[first.id] = entry
         try:
@@ -251,10 +251,11 @@ class Sessions:
                 code=f"session_{snapshot.gone}",
             )
         if snapshot.digest != self._digest:
-            adopted = self._adopt(snapshot)
+            self._forget(entry)  # it comes without its state
+            adopted = await self._adopt(snapshot)
             if adopted is None:
-                self._forget(entry)
                 raise ForeignBundleError(snapshot.digest, self._digest)
+            self._count("replayed" if adopted.replayed else "reset")
             self._remember(entry, adopted)
 
     def _remember(self, entry: _Entry, snapshot: Snapshot) -> None:

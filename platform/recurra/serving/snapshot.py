@@ -12,14 +12,16 @@ from pydantic import ConfigDict, TypeAdapter
 from safetensors.torch import load, save
 
 from recurra.errors import RequestError
+from recurra.serving.history import History
 from recurra.serving.slots import StateLayout
 from recurra.serving.trail import Trail
 from recurra.vocabulary import FORMAT_VERSION
 
 METADATA_KEY = "recurra"
-UNSTORED = ("state", "trail", "journaled", "reset")
+UNSTORED = ("state", "trail", "history", "journaled", "reset", "replayed")
 """Fields that are kept elsewhere or not at all."""
 TRAIL = "trail"
+HISTORY = "history"
 MAX_ANSWER_BYTES = 256 << 10
 """A longer answer is not kept; a repeat of its request then gets 409 instead of it."""
 
@@ -71,17 +73,22 @@ class Snapshot:
     """When the deployment was made whose bundle the session has used since, in seconds since 1970."""
     reset: bool = False
     """Whether its state was set back just now, for a model that was updated; not part of what is stored."""
+    replayed: bool = False
+    """Whether its state was just now made of `history` by a model that was updated; not part of what is stored."""
     journaled: int = 0
     """Steps since the vault last had the state whole; not part of what is stored."""
     trail: Trail | None = None
     """Where its last steps can be computed again from; None where nobody asks."""
+    history: History | None = None
+    """What its state has read; None where nobody asks, or its beginning is not known."""
 
     @property
     def size_bytes(self) -> int:
         """Roughly what it takes in memory."""
         answer = len(self.last.answer or "") if self.last else 0
         trail = self.trail.size_bytes if self.trail else 0
-        return len(self.state) + answer + trail + len(str(self.context)) + 1024
+        history = self.history.size_bytes if self.history else 0
+        return len(self.state) + answer + trail + history + len(str(self.context)) + 1024
 
     def tombstone(self, reason: Literal["expired", "deleted"], now_s: float) -> Snapshot:
         """The version that ends the session."""
@@ -95,6 +102,7 @@ class Snapshot:
             context=None,
             last=None,
             trail=None,
+            history=None,
         )
 
 
@@ -102,7 +110,7 @@ _SNAPSHOT = TypeAdapter(Snapshot)
 
 
 def snapshot_of(facts: dict[str, Any], state: bytes) -> Snapshot:
-    """A snapshot from its fields as JSON has them, but for `state` and `trail`."""
+    """A snapshot from its fields as JSON has them, but for `state`, `trail` and `history`."""
     return _SNAPSHOT.validate_python({**facts, "state": state})
 
 
@@ -113,7 +121,7 @@ def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -
         export: For a client: without the last request and its answer, and whoever writes it now.
     """
     shown = replace(snapshot, last=None, epoch=0) if export else snapshot
-    facts = asdict(replace(shown, state=b"", trail=None))
+    facts = asdict(replace(shown, state=b"", trail=None, history=None))
     for name in UNSTORED:
         del facts[name]
     facts |= {"format": FORMAT_VERSION, "state_spec": layout.spec.digest}
@@ -121,6 +129,9 @@ def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -
     if snapshot.trail is not None and not export:
         facts["mark"] = snapshot.trail.mark
         tensors |= _trail_tensors(snapshot.trail)
+    if (history := snapshot.history) is not None:
+        facts[HISTORY] = {"encoding": history.encoding, "dropped": history.dropped}
+        tensors[f"{HISTORY}.inputs"] = torch.from_numpy(np.ascontiguousarray(history.inputs))
     data: bytes = save(tensors, {METADATA_KEY: json.dumps(facts)})
     return data
 
@@ -142,7 +153,11 @@ def from_bytes(data: bytes, layout: StateLayout, digest: str | None = None) -> S
             raise ValueError("written in another format")
         spec = facts.pop("state_spec")
         mark = facts.pop("mark", None)
+        past = facts.pop(HISTORY, None)
         snapshot = snapshot_of(facts, b"")
+        if past is not None:
+            inputs = tensors[f"{HISTORY}.inputs"].numpy()
+            snapshot = replace(snapshot, history=History(inputs, str(past["encoding"]), int(past["dropped"])))
     except Exception as exc:  # whatever a stranger's bytes make safetensors, json or our own fields raise
         raise RequestError(
             f"The body is not a snapshot of a session ({type(exc).__name__}). Send the bytes that GET .../state gave.",

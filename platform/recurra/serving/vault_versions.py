@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurra.errors import ConflictError, RequestError, UnreachableError
+from recurra.serving.history import Histories
 from recurra.serving.journal import from_entry, to_entry, worth_it
 from recurra.serving.slots import StateLayout
 from recurra.serving.snapshot import Snapshot, from_bytes, to_bytes
@@ -64,6 +65,7 @@ class Replica:
     trace_steps: int
     """Of a trail; 0 = none is kept."""
     journal_steps: int
+    histories: Histories
 
 
 class VaultVersions(Versions):
@@ -154,12 +156,13 @@ class VaultVersions(Versions):
         if not loaded.journal:
             return base
         entries = [from_entry(entry) for entry in loaded.journal]
-        if base.digest != self._replica.digest:
-            return entries[-1][0]
         inputs = np.concatenate([consumed for _, consumed in entries])
+        newest = replace(entries[-1][0], history=self._replica.histories.after(base.history, inputs))
+        if base.digest != self._replica.digest:
+            return newest
         state = await self._replica.replay(base.state, inputs)
         trail = base.trail.after(inputs, state, self._replica.trace_steps) if base.trail is not None else None
-        return replace(entries[-1][0], state=state, trail=trail, journaled=len(inputs))
+        return replace(newest, state=state, trail=trail, journaled=len(inputs))
 
 
 class _Batches(Generic[Item, Answer]):

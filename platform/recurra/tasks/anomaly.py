@@ -118,6 +118,9 @@ class AnomalyTask(Task):
             "threshold": self.threshold,
         }
 
+    def reading(self) -> dict[str, Any]:
+        return {**self.describe(), "threshold": None}
+
     def calibrated(self, metrics: Mapping[str, float]) -> AnomalyTask:
         threshold = metrics.get("threshold", math.inf)
         return self.from_description({**self.describe(), "threshold": threshold if math.isfinite(threshold) else None})

@@ -114,6 +114,11 @@ class Task(ABC):
     def describe(self) -> dict[str, Any]:
         """Everything that `from_description` needs, as JSON (`kind` included)."""
 
+    def reading(self) -> dict[str, Any]:
+        """What says how `encode` reads, as JSON: two tasks in which it is the same make the same inputs and contexts of the
+        same instances. A task leaves out what only its answers depend on."""
+        return self.describe()
+
     @abstractmethod
     def build_model(self, config: ModelConfig) -> Model:
         """An untrained model with this task's input and output sizes; deterministic under `torch.manual_seed`."""

@@ -112,6 +112,9 @@ class ClassificationTask(Task):
             "features": self.features,
         }
 
+    def reading(self) -> dict[str, Any]:
+        return {**self.describe(), "labels": None}
+
     def build_model(self, config: ModelConfig) -> SequenceModel:
         kind: Literal["tokens", "features"] = "features" if self.vocabulary is None else "tokens"
         shape = ModelShape(input=kind, input_size=self._input_size, output_size=len(self.labels), per_step=False)

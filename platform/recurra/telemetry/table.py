@@ -72,7 +72,7 @@ SERVING = (
     _gauge("recurra_slots_limit", "model", "Engine slots of the replica (S)."),
     _gauge("recurra_engine_load_ratio", "model", "Busy slots plus queue, over slots: what autoscaling looks at."),
     _gauge("recurra_sessions", "model tier", "Sessions kept, by where: hot (slot), warm (host memory)."),
-    _counter("recurra_session_events_total", "model event", "Sessions created, restored, forked, expired, deleted, refused (conflict)."),
+    _counter("recurra_session_events_total", "model event", "Sessions restored, expired, deleted, refused (conflict), and replayed or reset after an update."),
     _histogram("recurra_session_store_seconds", "model operation", "Write-through (save) and read (load) of one session's state.", LATENCY_BUCKETS_S),
     _counter("recurra_session_store_failures_total", "model operation", "Session states that could not be saved or loaded."),
     _gauge("recurra_session_state_bytes", "model", "Size of one session's state."),

@@ -15,6 +15,7 @@ from tests.unit.serving.vault_ring import VaultThread
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.errors import RegistryError, RequestError
 from recurra.models.config import ModelConfig
+from recurra.serving import journal
 from recurra.serving.lineup import Lineup
 from recurra.serving.service import ServedModel, Service
 from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
@@ -212,6 +213,25 @@ def test_an_old_replica_does_not_set_back_what_a_new_one_has_set_forth(fleet):
 
     assert [answer["reset"] for answer in answers] == [True, False, False, False]
     assert [answer["generated"]["tokens"] for answer in answers] == wanted
+
+
+def test_after_a_reset_no_journal_leads_over_from_the_old_bundle(store, tmp_path, monkeypatch):
+    """A version as inputs on top of the old bundle's state would be a state of neither."""
+    monkeypatch.setattr(journal, "WORTH_BYTES", 0)
+    vault = VaultThread(store.child(f"{tmp_path.name}-vault"))
+    shared = store.child(tmp_path.name)
+    settings = [(OLD, 1.0), (NEW, 2.0), (NEW, 2.0)]
+    services = [version(digest, shared, on_update="reset", released_s=made_s) for digest, made_s in settings]
+    old, *news = servers = [Server(service, vault=vault.shards) for service in services]
+    try:
+        id = new(old)
+        say(old, id)
+        wanted = undisturbed(news[0], 3)
+        assert [say(server, id)["generated"]["tokens"] for server in (news[0], news[1], news[0])] == wanted
+    finally:
+        for server in servers:
+            server.close()
+        vault.close()
 
 
 def test_the_sweep_ends_sessions_of_other_bundles_too(store):
