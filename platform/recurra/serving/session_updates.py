@@ -20,8 +20,8 @@ Read = Callable[[bytes, NDArray[Any]], Awaitable[bytes]]
 """The state after inputs, at least one."""
 
 AT_ONCE = 16
-"""Sessions that are replayed at a time: as many as fill a forward pass. After an update all of them come together, and
-must not make each other late in turn: who has a turn gets done."""
+"""Sessions that are replayed at a time: as many as fill a forward pass. After an update all of them come together:
+a few that get done are better than all of them late, and slots are left for others."""
 PART_STEPS = 512
 """Inputs that are read before the state is noted: a request that takes too long loses no more than these."""
 BEGUN = 256
@@ -79,8 +79,8 @@ class Updates:
 
     def _moved(self, snapshot: Snapshot, state: bytes, **changes: Any) -> Snapshot:
         served = self._service.served
-        facts = {"digest": served.digest, "released_s": served.released_s, "trail": None, "journaled": 0, **changes}
-        return replace(snapshot, state=state, **facts)
+        facts: dict[str, Any] = {"trail": None, "journaled": 0, **changes}
+        return replace(snapshot, digest=served.digest, released_s=served.released_s, state=state, **facts)
 
     async def _again(self, snapshot: Snapshot, history: History) -> tuple[bytes, Trail | None]:
         """The state after everything that is kept, and the trail of the last steps where one is kept."""
