@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class StateSpec:
 
     tensors: tuple[StateTensor, ...]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 over names, shapes and dtypes: two models with equal digests can exchange states."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra.models.state import State, StateSpec
@@ -45,6 +49,13 @@ class StateLayout:
     def unpack(self, rows: Sequence[bytes]) -> State:
         """The state of those rows, on the CPU (a copy)."""
         return self.views(self.matrix(rows))
+
+    def arrays(self, row: bytes) -> dict[str, NDArray[Any]]:
+        """The tensors of one row, sharing its memory."""
+        return {
+            one.name: np.frombuffer(row, one.dtype, math.prod(one.shape), self._offsets[one.name]).reshape(one.shape)
+            for one in self.spec.tensors
+        }
 
     def matrix(self, rows: Sequence[bytes]) -> Tensor:
         """uint8 [len(rows), row_bytes]."""

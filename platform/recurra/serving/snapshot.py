@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter
-from safetensors.torch import load, save
+from safetensors.numpy import save
+from safetensors.torch import load
 
 from recurra.errors import RequestError
 from recurra.serving.history import History
@@ -107,6 +109,7 @@ class Snapshot:
 
 
 _SNAPSHOT = TypeAdapter(Snapshot)
+_STORED = tuple(field.name for field in fields(Snapshot) if field.name not in UNSTORED)
 
 
 def snapshot_of(facts: dict[str, Any], state: bytes) -> Snapshot:
@@ -121,17 +124,19 @@ def to_bytes(snapshot: Snapshot, layout: StateLayout, *, export: bool = False) -
         export: For a client: without the last request and its answer, and whoever writes it now.
     """
     shown = replace(snapshot, last=None, epoch=0) if export else snapshot
-    facts = asdict(replace(shown, state=b"", trail=None, history=None))
-    for name in UNSTORED:
-        del facts[name]
-    facts |= {"format": FORMAT_VERSION, "state_spec": layout.spec.digest}
-    tensors = {name: value.contiguous() for name, value in _tensors(snapshot.state, layout).items()}
+    facts = {name: getattr(shown, name) for name in _STORED}
+    facts |= {
+        "last": asdict(shown.last) if shown.last else None,
+        "format": FORMAT_VERSION,
+        "state_spec": layout.spec.digest,
+    }
+    tensors = layout.arrays(snapshot.state) if snapshot.state else {}
     if snapshot.trail is not None and not export:
         facts["mark"] = snapshot.trail.mark
-        tensors |= _trail_tensors(snapshot.trail)
+        tensors |= _trail_arrays(snapshot.trail)
     if (history := snapshot.history) is not None:
         facts[HISTORY] = {"encoding": history.encoding, "dropped": history.dropped}
-        tensors[f"{HISTORY}.inputs"] = torch.from_numpy(np.ascontiguousarray(history.inputs))
+        tensors[f"{HISTORY}.inputs"] = np.ascontiguousarray(history.inputs)
     data: bytes = save(tensors, {METADATA_KEY: json.dumps(facts)})
     return data
 
@@ -175,19 +180,15 @@ def from_bytes(data: bytes, layout: StateLayout, digest: str | None = None) -> S
     return replace(snapshot, state=_row(tensors, layout), trail=trail)
 
 
-def _trail_tensors(trail: Trail) -> dict[str, torch.Tensor]:
+def _trail_arrays(trail: Trail) -> dict[str, NDArray[Any]]:
     rows = {"older": trail.older, "newer": trail.newer}
-    found = {f"{TRAIL}.{name}": torch.frombuffer(bytearray(row), dtype=torch.uint8) for name, row in rows.items()}
-    return found | {f"{TRAIL}.inputs": torch.from_numpy(np.ascontiguousarray(trail.inputs))}
+    found: dict[str, NDArray[Any]] = {f"{TRAIL}.{name}": np.frombuffer(row, np.uint8) for name, row in rows.items()}
+    return found | {f"{TRAIL}.inputs": np.ascontiguousarray(trail.inputs)}
 
 
 def _trail(tensors: dict[str, torch.Tensor], mark: int) -> Trail:
     older, newer = (tensors[f"{TRAIL}.{name}"].numpy().tobytes() for name in ("older", "newer"))
     return Trail(older, newer, mark, tensors[f"{TRAIL}.inputs"].numpy())
-
-
-def _tensors(row: bytes, layout: StateLayout) -> dict[str, torch.Tensor]:
-    return {name: value[0] for name, value in layout.unpack([row]).items()} if row else {}
 
 
 def _row(tensors: dict[str, torch.Tensor], layout: StateLayout) -> bytes:
