@@ -19,11 +19,12 @@ from recurra.serving.trail import Trail
 Read = Callable[[bytes, NDArray[Any]], Awaitable[bytes]]
 """The state after inputs, at least one."""
 
-AT_ONCE = 16
-"""Sessions that are replayed at a time: as many as fill a forward pass. After an update all of them come together:
-a few that get done are better than all of them late, and slots are left for others."""
-PART_STEPS = 512
-"""Inputs that are read before the state is noted: a request that takes too long loses no more than these."""
+AT_ONCE = 8
+"""Sessions that are replayed at a time. After an update all of them come together: a few that get done are better than all
+of them late, and slots are left for others."""
+PART_STEPS = 64
+"""Inputs of a session that are read at once, before the state is noted. Whoever steps beside the replays waits for a forward
+pass over `AT_ONCE` such parts at most, and a request that takes too long loses no more than one."""
 BEGUN = 256
 """Sessions whose replay was begun of which the state is noted."""
 

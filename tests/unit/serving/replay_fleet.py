@@ -37,10 +37,19 @@ class Fleet:
         tasks: Of bundles that are not language models of bytes.
     """
 
-    def __init__(self, store: Store, *, vault: bool, cell: str = "lstm", tasks: dict[str, Task] | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        vault: bool,
+        cell: str = "lstm",
+        tasks: dict[str, Task] | None = None,
+        deterministic: bool = True,
+    ) -> None:
         self.store = store
         self.vault = VaultThread(store.child("vault")) if vault else None
         self._cell = cell
+        self._deterministic = deterministic
         self._tasks = tasks or {}
         self._servers: list[Server] = []
 
@@ -52,7 +61,7 @@ class Fleet:
         model = task.build_model(ModelConfig(cell=self._cell, hidden_size=SIZES[digest], **ntm)).eval()
         served = ServedModel("lm", digest, task, model, released_s=released_s)
         settings = {"trust_s": 0.2, "on_update": policy, **sessions}
-        return service_of(served, self.store, deterministic=True, sessions=settings)
+        return service_of(served, self.store, deterministic=self._deterministic, sessions=settings)
 
     def replica(
         self, digest: str, *, candidate: str | None = None, known: tuple[str, ...] = (OLD, NEW, OTHER), **settings: Any

@@ -98,6 +98,25 @@ def test_a_replayed_session_is_one_that_the_new_bundle_has_read_from_the_start(v
     assert {answer["digest"] for answer in expected} == {OLD}
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "ntm"])
+def test_a_long_session_is_read_again_in_parts(store, tmp_path, cell):
+    """Without the deterministic mode whole parts are read in forward passes: the same but for rounding."""
+    fleet = Fleet(store.child(tmp_path.name), vault=False, cell=cell, deterministic=False)
+    try:
+        old, new_ = fleet.replica(OLD, released_s=1.0), fleet.replica(NEW, released_s=2.0)
+        text = "def main():\n    return 0\n" * 12
+        id = new(old, input={"prompt": text[:150]})
+        for at in range(150, len(text), 50):
+            step(old, id, input={"text": text[at : at + 50]})
+        reference = new(new_, input={"prompt": text})
+        answers = [step(new_, which, input={"text": "q"}, raw=True) for which in (id, reference)]
+
+        assert answers[0]["replayed"] == {"steps": len(text) + 1, "of": len(text) + 1}
+        assert answers[0]["raw"] == pytest.approx(answers[1]["raw"], abs=1e-5)
+    finally:
+        fleet.close()
+
+
 def test_the_first_answer_says_what_was_read_again(fleet):
     """Once; the step number goes on, and a repeat of the last request before the update still gets its answer."""
     old = fleet.replica(OLD, released_s=1.0)
