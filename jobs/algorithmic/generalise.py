@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("model", help="name, name@alias or name@digest")
     parser.add_argument("sizes", nargs="+", help="such as 20 50 120, or 10x10 20x10")
     parser.add_argument("--registry", default="s3://recurra/registry")
-    parser.add_argument("--sequences", type=int, default=200, help="of each size")
+    parser.add_argument("--sequences", type=int, default=2000, help="of each size")
     options = parser.parse_args()
     loaded = Registry(options.registry).load(options.model)
     if not isinstance(loaded.task, AlgorithmicTask):

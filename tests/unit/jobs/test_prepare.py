@@ -152,7 +152,7 @@ def test_recall_is_learned_from_few_items_to_many(local_url: str):
     data = load_job(JOBS / "algorithmic/associative-recall/job.yaml").train_run().data
     names = [url.rsplit("/", 1)[1] for url in (*data.easier, data.train)]
 
-    assert [Dataset.open(f"{local_url}/{name}").metadata["sizes"]["items"][1] for name in names] == [*range(2, 11)]
+    assert [Dataset.open(f"{local_url}/{name}").metadata["sizes"]["items"][1] for name in names] == [*range(3, 11)]
 
 
 def test_a_batch_of_repeat_copy_has_short_and_long_sequences(local_url: str):

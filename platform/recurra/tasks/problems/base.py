@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +18,8 @@ Bits = NDArray[np.integer[Any]]
 Inputs = NDArray[np.float32]
 Example = dict[str, NDArray[np.generic]]
 """`inputs` [T, D] float32; `targets` [T, K] uint8; `counted` [T] uint8, 1 where the answer is judged."""
+Draw = Callable[..., Example]
+"""A generator and one number for each size in, a random problem out."""
 
 LONGEST = 4096
 """Vectors of a request, at most."""
@@ -82,17 +84,20 @@ class Problem(ABC):
         """Name and settings, as JSON."""
         return {"name": self.name, **asdict(self)}
 
-    def examples(self, count: int, ranges: Sequence[tuple[int, int]], seed: int) -> Iterator[Example]:
+    def examples(
+        self, count: int, ranges: Sequence[tuple[int, int]], seed: int, draw: Draw | None = None
+    ) -> Iterator[Example]:
         """Random problems; equal seeds give equal ones.
 
         Args:
             count: How many.
             ranges: Of each size, drawn evenly from it, both ends included.
             seed: Of all that is drawn.
+            draw: In the place of the problem's own `draw`, such as one of harder problems.
         """
-        generator = np.random.default_rng(seed)
+        generator, draw = np.random.default_rng(seed), draw or self.draw
         for _ in range(count):
-            yield self.draw(generator, *(int(generator.integers(low, high + 1)) for low, high in ranges))
+            yield draw(generator, *(int(generator.integers(low, high + 1)) for low, high in ranges))
 
 
 def answered(inputs: Inputs, answer: Bits) -> Example:

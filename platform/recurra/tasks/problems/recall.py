@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recurra.errors import RequestError
+from recurra.errors import ConfigError, RequestError
 from recurra.tasks.problems.base import LONGEST, Bits, Example, Inputs, Problem, answered, vectors_field, vectors_schema
 
 
@@ -35,6 +35,24 @@ class AssociativeRecall(Problem):
         (items,) = sizes
         bits_IVW = generator.integers(0, 2, (items, self.item, self.width))
         return self.of(bits_IVW, int(generator.integers(items - 1)))
+
+    def draw_alike(self, generator: np.random.Generator, items: int, vectors: int = 8) -> Example:
+        """A problem whose items are made of few different vectors, at most `vectors`, so that many of them begin or end alike.
+        No two items are equal.
+
+        Raises:
+            ConfigError: There are not so many different items.
+        """
+        few_PW = np.unique(generator.integers(0, 2, (vectors, self.width)), axis=0)
+        different = len(few_PW) ** self.item
+        if different < items:
+            raise ConfigError(
+                f"{len(few_PW)} different vectors make {different} items of {self.item}, and {items} were asked for. "
+                "Ask for fewer items, or for more vectors, of more bits."
+            )
+        chosen_I = generator.choice(different, items, replace=False)
+        places_VI = np.unravel_index(chosen_I, (len(few_PW),) * self.item)
+        return self.of(few_PW[np.stack(places_VI, 1)], int(generator.integers(items - 1)))
 
     def of(self, bits_IVW: Bits, queried: int) -> Example:
         """The problem of these items; `queried` is the one that is shown again, any but the last."""

@@ -1,5 +1,7 @@
 import numpy as np
+import pytest
 
+from recurra.errors import ConfigError
 from recurra.tasks.problems.recall import AssociativeRecall
 
 ITEMS = np.array([[[1], [0]], [[1], [1]], [[0], [1]]])
@@ -41,6 +43,21 @@ def test_every_item_but_the_last_is_asked_about():
         asked.add(queried)
 
     assert asked == {0, 1, 2}
+
+
+def test_items_that_are_alike_share_vectors_and_are_never_equal():
+    """What a network confuses: by chance one of ten items in ten shares a vector with the queried one, in its place."""
+    problem, generator = AssociativeRecall(), np.random.default_rng(0)
+    for _ in range(50):
+        shown = problem.draw_alike(generator, 10, vectors=8)["inputs"][:40].reshape(10, 4, 8)[:, 1:, :6]
+        assert len(np.unique(shown.reshape(30, 6), axis=0)) <= 8
+        assert len(np.unique(shown.reshape(10, 18), axis=0)) == 10
+
+
+def test_more_items_than_there_are_cannot_all_differ():
+    """Two bits make at most four vectors, and one vector an item no more items than that."""
+    with pytest.raises(ConfigError, match="different vectors make . items of 1, and 9 were asked for. Ask for fewer"):
+        AssociativeRecall(width=2, item=1).draw_alike(np.random.default_rng(0), 9)
 
 
 def test_a_posed_recall_is_what_training_saw():
