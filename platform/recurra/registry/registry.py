@@ -7,19 +7,16 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from recurra.config.load import nearest
 from recurra.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from recurra.registry.bundle import BUNDLE, WEIGHTS, Bundle, BundleParts, is_digest
 from recurra.registry.history import Change, History, HistoryEntry, before
+from recurra.registry.loading import LoadedModel, build
 from recurra.registry.names import DEFAULT_ALIAS, PREFIX, check_alias, check_model, is_model, split_reference
 from recurra.storage.store import Store
 from recurra.storage.url import open_store
 from recurra.vocabulary import Digest
-
-if TYPE_CHECKING:
-    from recurra.registry.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -246,8 +243,6 @@ class Registry:
         except NotFoundError as exc:
             raise IntegrityError(f"{file} is missing. Publish the model again, or promote another bundle.") from exc
         bundle.check_weights(weights, file)
-        from recurra.registry.loading import build  # imports torch, which lists and histories can do without
-
         return build(bundle, weights, store.url)
 
     def _model(self, name: str) -> Store:

@@ -37,14 +37,6 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_lists_of_models_come_without_torch():
-    """It takes three of the three and a half seconds that they would take."""
-    code = "import sys, recurra.registry.registry; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout.strip() == "False"
-
-
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_every_command_has_help_with_an_example_and_fits_80_columns(recurra: Command, words: tuple[str, ...]) -> None:
     """An example is read before any option is."""
