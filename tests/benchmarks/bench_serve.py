@@ -23,8 +23,8 @@ from serve_servers import OWN, PEER_LIST, make_language, make_model, own_server,
 from recurra.models.sequence import SequenceModel
 from recurra.tasks.base import Task
 
-CORES = 2
-"""Of the machine. Recurra has a replica for each, and every peer so many workers or replicas."""
+PROCESSES = 2
+"""Replicas of Recurra; peers' programs have as many workers or replicas. One for each core of the machine of the results."""
 JUDGED = 32
 """Clients of the run of the classifier whose rates are compared."""
 Start = Callable[[], AbstractContextManager[int]]
@@ -60,8 +60,8 @@ def starts(work: Path, venvs: Path, names: list[str] | None) -> dict[tuple[str, 
     weights = work / "weights"
     write_weights(weights)
     found: dict[tuple[str, str], Start] = {
-        (OWN, "classifier"): lambda: own_server(work, *make_model(), replicas=CORES),
-        (OWN, "language"): lambda: own_server(work, *make_language(), "lm", replicas=CORES),
+        (OWN, "classifier"): lambda: own_server(work, *make_model(), replicas=PROCESSES),
+        (OWN, "language"): lambda: own_server(work, *make_language(), "lm", replicas=PROCESSES),
     }
     for peer in PEER_LIST:
         for model in peer.commands:

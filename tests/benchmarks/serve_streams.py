@@ -108,6 +108,7 @@ def stream(
             if got != one.wanted:
                 report.failures.append(f"{got} tokens for {one.wanted}: {bytes(one.data[-200:])!r}")
             if not data:  # closed by the server
+                del open_streams[number]
                 one.connect()
                 open_streams[one.socket.fileno()] = one
                 poll.register(one.socket.fileno(), select.EPOLLIN)

@@ -51,7 +51,7 @@ class StateLayout:
         return self.views(self.matrix(rows))
 
     def arrays(self, row: bytes) -> dict[str, NDArray[Any]]:
-        """The tensors of one row, sharing its memory."""
+        """The tensors of one row, sharing its memory. Of dtypes that numpy knows, as all states of served models are."""
         return {
             one.name: np.frombuffer(row, one.dtype, math.prod(one.shape), self._offsets[one.name]).reshape(one.shape)
             for one in self.spec.tensors

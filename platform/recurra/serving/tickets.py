@@ -17,7 +17,7 @@ FLUSH_S = 0.01
 CHUNKS_S = 2000
 """All streams together send about so many chunks a second at most: with many of them each waits longer between two,"""
 SLOWEST_S = 0.1
-"""but no longer than this. Writing a chunk costs as much as ten tokens' steps, and readers see no difference."""
+"""but no longer than this: each chunk is a message through event loop, HAProxy and client, however few tokens it has."""
 
 
 async def disconnected(receive: Receive) -> None:

@@ -182,8 +182,8 @@ class TrainRun(Section):
         """Updates of the whole run."""
         limits = [self.train.steps] if self.train.steps is not None else []
         if self.train.epochs is not None:
-            varying = self._mode == "buckets" and self.train.global_batch.tokens is not None
-            different = self.train.epochs if varying else 1
+            by_length = self._mode == "buckets" and self.train.global_batch.tokens is not None
+            different = self.train.epochs if by_length or self.train.window_schedule is not None else 1
             total = sum(batches.batches_in_epoch(epoch) for epoch in range(different))
             limits.append(total * self.train.epochs // different)
         return min(limits)

@@ -78,11 +78,19 @@ def test_the_length_of_a_run_is_known_from_the_start(make_run, train, steps):
     assert trainer.steps == steps
 
 
-def test_batches_by_tokens_are_counted_epoch_by_epoch(make_run):
-    """Their number differs from epoch to epoch with the order."""
-    trainer = make_run(train={"steps": None, "epochs": 3, "global_batch": {"tokens": 150}}).build(
-        SingleRank(), origin()
-    )
+@pytest.mark.parametrize(
+    "train",
+    [
+        pytest.param({"global_batch": {"tokens": 150}}, id="by tokens: with the order"),
+        pytest.param(
+            {"truncated_bptt": 9, "window_schedule": {"start": 2, "batches": 8}}, id="windows grow in the first one"
+        ),
+        pytest.param({"truncated_bptt": 9, "window_schedule": {"spread": 4}}, id="windows are drawn"),
+    ],
+)
+def test_batches_are_counted_epoch_by_epoch_where_they_differ(make_run, train):
+    """Three times the first epoch would be a run that never comes to its end, with a learning rate that never falls."""
+    trainer = make_run(train={"steps": None, "epochs": 3, **train}).build(SingleRank(), origin())
     batches = sum(1 for _ in trainer.train)
     trainer.close()
 
