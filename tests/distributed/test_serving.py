@@ -41,7 +41,7 @@ SERVE = ServeConfig(replicas=2, cpus_per_replica=0.5, slots=32, sessions={"trust
 SCALED = SERVE.model_copy(
     update={
         "replicas": (0, 2),
-        "autoscaling": AutoscalingConfig(target_load=0.25, downscale_delay_s=5, idle_s=5),
+        "autoscaling": AutoscalingConfig(target_load=0.25, downscale_delay_s=3, idle_s=3),
         "deterministic": True,
     }
 )
