@@ -11,7 +11,7 @@ from recurra.tasks.problems.ngrams import DynamicNgrams
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", required=True, help="such as s3://recurra/datasets/ngrams or file:///tmp/ngrams")
-    parser.add_argument("--sequences", type=int, default=40_000, help="training sequences")
+    parser.add_argument("--sequences", type=int, default=64_000, help="training sequences")
     parser.add_argument("--eval-sequences", type=int, default=1000)
     parser.add_argument("--context", type=int, default=5, help="bits that the next one depends on")
     parser.add_argument("--bits", type=int, default=200, help="bits of a sequence")
