@@ -318,7 +318,8 @@ def test_replicas_come_under_load_and_go_after_it(service, update):
     statuses: list[int] = []
 
     def client(seed: int) -> None:
-        ask = {"model": "lm", "prompt": "load", "max_tokens": 300, "seed": seed}
+        # Several answers each, so that the engine is full however quick it is beside its clients.
+        ask = {"model": "lm", "prompt": "load", "max_tokens": 300, "seed": seed, "n": 4}
         with httpx.Client(base_url=service.url, timeout=120) as http:
             while not stop.is_set():
                 statuses.append(http.post("/v1/completions", json=ask).status_code)
