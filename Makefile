@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-nodes check format clean bench-step
+.PHONY: help setup demo test test-nodes check style format clean bench-step
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -16,8 +16,10 @@ PYTEST_ARGS ?=
 NODE_LOST := tests/distributed/test_training.py::test_a_run_that_loses_all_workers_and_a_node_and_then_its_driver_ends_exactly
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 # pip compiles everything on one core; without any bytecode Ray's first start is so slow that it gives up.
-RARELY := /tests?/|/testing/|/rllib/|/ray/llm/|/_inductor/|/_dynamo/|/torch/(ao|onnx)/|/torchgen/|/(sympy|pandas|networkx|pip|pygments)/
-COMPILE = $(BIN)/python -m compileall -q -j 0 -x '$(RARELY)' $(VENV)/lib >/dev/null || true
+RARELY := /tests?/|/testing/|/rllib/|/ray/llm/|/_inductor/|/_dynamo/|/torch/onnx/|/(sympy|networkx|pip|pygments)/
+COMPILE = $(BIN)/python -m compileall -q -j 0 -x '$(RARELY)' $(VENV)/lib platform >/dev/null || true
+# Where the environment forbids bytecode, each process of Ray Train and Serve would compile what is left, every time anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:
 	@echo "make demo    the whole road: data -> S3 -> training -> registry -> HTTP -> metrics (KEEP=1: go on serving)"
@@ -54,14 +56,20 @@ $(STAMP): $(DEMO_STAMP)
 demo: $(DEMO_STAMP)
 	@$(BIN)/recurra demo
 
-check: $(STAMP)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
+check: style
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR) $(PYTEST_ARGS)
+style: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# mypy computes beside the tests, which often wait; what lint-imports does is one of the tests.
+test: style
+	@echo "$(BIN)/mypy, beside the tests"
+	@nice $(BIN)/mypy & types=$$!; trap 'kill $$types 2>/dev/null || true' EXIT; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=$(COVERAGE_FLOOR) $(PYTEST_ARGS); \
+	wait $$types
 
 test-nodes: $(STAMP)
 	RECURRA_TEST_NODES=1 $(BIN)/python -m pytest tests/distributed/test_nodes.py $(NODE_LOST)

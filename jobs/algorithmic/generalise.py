@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from recurra.errors import RecurraError
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 from recurra.tasks.algorithmic import AlgorithmicTask
 from recurra.training.generalisation import metrics_at
@@ -19,7 +20,7 @@ def main() -> None:
     parser.add_argument("--registry", default="s3://recurra/registry")
     parser.add_argument("--sequences", type=int, default=2000, help="of each size")
     options = parser.parse_args()
-    loaded = Registry(options.registry).load(options.model)
+    loaded = load_model(Registry(options.registry), options.model)
     if not isinstance(loaded.task, AlgorithmicTask):
         sys.exit(f"{options.model} is a {loaded.task.kind}, not an algorithmic task.")
     known = " x ".join(loaded.task.problem.sizes)

@@ -27,6 +27,7 @@ from algorithmic_plot import Curve, Sizes, draw
 from cpu_limit import LIMIT
 
 from recurra.orchestration.job_file import load_job
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 from recurra.training.generalisation import metrics_at
 from recurra.training.work import train_here
@@ -90,7 +91,7 @@ def train(problem, cell, seed, data, options):
 
         result = train_here(run, note)
         cpu_s = time.process_time() - start_s
-        loaded = Registry(f"file://{scratch}/registry").load(run.publish.model)
+        loaded = load_model(Registry(f"file://{scratch}/registry"), run.publish.model)
         return {
             "problem": problem,
             "cell": cell,

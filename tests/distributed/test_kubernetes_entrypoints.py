@@ -20,6 +20,7 @@ from recurra.data.vocabulary import ByteVocabulary
 from recurra.data.write import DatasetWriter
 from recurra.orchestration.job_file import JobFile
 from recurra.orchestration.render import render_kubernetes
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -135,7 +136,7 @@ def wait_until(condition, timeout_s: float) -> None:
 
 def test_the_rayjobs_entrypoint_trains_and_publishes(trained, base_url):
     """A RayJob that ends with SUCCEEDED without a bundle would leave the RayService with nothing to serve."""
-    bundle = Registry(f"{base_url}/registry").load(f"{NAME}@production").bundle
+    bundle = load_model(Registry(f"{base_url}/registry"), f"{NAME}@production").bundle
 
     assert bundle.lineage["step"] >= 1, trained
 
@@ -163,8 +164,8 @@ def test_its_metrics_count_the_answer(served):
 def test_a_second_attempt_of_a_run_that_is_done_trains_nothing_new(submit, trained, base_url):
     """An operator that lost the answer submits again, on a new cluster: the run is known by its name."""
     registry = Registry(f"{base_url}/registry")
-    first = registry.load(f"{NAME}@production").bundle
+    first = load_model(registry, f"{NAME}@production").bundle
     submit()
-    second = registry.load(f"{NAME}@production").bundle
+    second = load_model(registry, f"{NAME}@production").bundle
 
     assert (second.weights_sha256, second.lineage["step"]) == (first.weights_sha256, first.lineage["step"])

@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import httpx
 import pytest
 import torch
+from safetensors.torch import load
 from websockets.sync.client import connect
 
 from recurra.data.vocabulary import ByteVocabulary
@@ -24,7 +26,7 @@ from recurra.orchestration.ports import REPLICA_PORTS
 from recurra.orchestration.release import released
 from recurra.registry.bundle import BundleParts
 from recurra.registry.registry import Registry
-from recurra.serving.client import Client
+from recurra.serving.client import Client, Session
 from recurra.serving.config import ServeConfig
 from recurra.serving.run import ServeRun
 from recurra.serving.scaling import AutoscalingConfig
@@ -32,14 +34,22 @@ from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 
 pytestmark = pytest.mark.ray
 
+BYTES = ByteVocabulary()
 LEAVING_S = 10.0
 """Longest wait for text while a replica leaves, on a machine that is busy with other tests; below 2 s on one that is not."""
-SERVE = ServeConfig(replicas=2, cpus_per_replica=0.5, slots=32, sessions={"trust_s": 1.0})
+SERVE = ServeConfig(replicas=2, cpus_per_replica=0.5, slots=32, sessions={"trust_s": 1.0, "on_update": "replay"})
+SCALED = SERVE.model_copy(
+    update={
+        "replicas": (0, 2),
+        "autoscaling": AutoscalingConfig(target_load=0.25, downscale_delay_s=3, idle_s=3),
+        "deterministic": True,
+    }
+)
 
 
 def publish(registry_url: str, seed: int = 1, alias: str = "production") -> str:
     """A small untrained byte-level model of the name `lm`; its digest."""
-    task = LanguageModelTask(LanguageModelConfig(), ByteVocabulary())
+    task = LanguageModelTask(LanguageModelConfig(), BYTES)
     torch.manual_seed(seed)
     model = task.build_model(ModelConfig(cell="gru", hidden_size=32))
     parts = BundleParts(
@@ -110,6 +120,32 @@ def stream_until(service: Service, over) -> tuple[set[str], float]:
             texts.add(text)
             session.delete()
     return texts, longest_s
+
+
+class Talk:
+    """A session that goes on step by step, with what it generates, through whatever is deployed meanwhile."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.session = client.session()
+        self.tokens: list[int] = [BYTES.bos]
+        """All that it has read."""
+        self.answers: list[dict[str, Any]] = []
+
+    def step(self) -> dict[str, Any]:
+        answer = self.session.step({"text": "x = "}, generate={"max_tokens": 4, "temperature": 0})
+        self.tokens += [*BYTES.encode("x = ").tolist(), *answer["generated"]["tokens"]]
+        self.answers.append(answer)
+        return answer
+
+    def go_on(self, over: threading.Event) -> None:
+        while not over.is_set():
+            self.step()
+            time.sleep(0.1)
+
+    def twin(self) -> Session:
+        """A session that begins now and reads the same."""
+        return self._client.session({"tokens": self.tokens})
 
 
 def counted(client: httpx.Client) -> int:
@@ -230,18 +266,60 @@ def test_a_client_that_leaves_frees_the_slots(service):
     wait_for(all_free, 10)
 
 
+@pytest.fixture(scope="module")
+def update(service) -> Iterator[tuple[str, str, list[Talk]]]:
+    """The old bundle, the new one, and sessions that went on while `SCALED` took its place."""
+    old = Registry(service.registry_url).resolve("lm@production")
+    new = publish(service.registry_url, seed=2)
+    over = threading.Event()
+    with Client(service.url) as client, concurrent.futures.ThreadPoolExecutor(3) as pool:
+        talks = [Talk(client) for _ in range(3)]
+        for talk in talks:
+            talk.step()
+        going = [pool.submit(talk.go_on, over) for talk in talks]
+        try:
+            service.deploy(SCALED)
+        finally:
+            over.set()
+        for future in going:
+            future.result()
+        for talk in talks:
+            wait_for(lambda talk=talk: talk.step()["digest"] == new, 60)
+        yield old, new, talks
+
+
+def test_a_session_that_an_update_replays_is_one_that_the_new_bundle_has_read_from_the_start(update):
+    """It steps on over the update, its inputs are read again once, and from then on no bit of its state or of its answers is
+    another than that of a session which the new bundle was given from its first token on."""
+    old, new, talks = update
+    for talk in talks:
+        before = [answer for answer in talk.answers if answer["digest"] == old]
+        after = talk.answers[len(before) :]
+        read = before[-1]["step"] - 1  # the state has not seen the token that was generated last
+        assert {answer["digest"] for answer in after} == {new}
+        assert [answer["replayed"] for answer in talk.answers if answer["replayed"]] == [{"steps": read, "of": read}]
+        assert after[0]["replayed"] and after[-1]["step"] == len(talk.tokens)
+
+        both = talk.session, talk.twin()
+        assert [one.number for one in both] == [len(talk.tokens)] * 2
+        said = [one.step({"text": "q"}, generate={"max_tokens": 8, "temperature": 0}) for one in both]
+        assert said[0]["generated"] == said[1]["generated"] and said[0]["output"] == said[1]["output"]
+        states = [load(one.snapshot()) for one in both]
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
 @pytest.mark.timeout(600)
-def test_replicas_come_under_load_and_go_after_it(service):
+def test_replicas_come_under_load_and_go_after_it(service, update):
     """0 -> 1 -> 2 -> 1 -> 0 -> 1, and no request fails on the way. Streams of sessions go on elsewhere where the leaving
     replica ends them; sessions that were begun before there was no replica go on after it."""
-    scaling = AutoscalingConfig(target_load=0.25, downscale_delay_s=5, idle_s=5)
-    service.deploy(SERVE.model_copy(update={"replicas": (0, 2), "autoscaling": scaling, "deterministic": True}))
     wait_for(lambda: service.replicas() == 0, 180)
     stop = threading.Event()
     statuses: list[int] = []
 
     def client(seed: int) -> None:
-        ask = {"model": "lm", "prompt": "load", "max_tokens": 300, "seed": seed}
+        # Several answers each, so that the engine is full however quick it is beside its clients.
+        ask = {"model": "lm", "prompt": "load", "max_tokens": 300, "seed": seed, "n": 4}
         with httpx.Client(base_url=service.url, timeout=120) as http:
             while not stop.is_set():
                 statuses.append(http.post("/v1/completions", json=ask).status_code)

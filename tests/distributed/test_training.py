@@ -28,6 +28,7 @@ from recurra.data.schema import Column, SequenceSchema
 from recurra.data.vocabulary import ByteVocabulary
 from recurra.data.write import DatasetWriter
 from recurra.errors import ClusterError, DivergedError, TrainingError
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 from recurra.training.checkpoint import Checkpoints
 from recurra.training.lease import Lease
@@ -186,7 +187,7 @@ def test_a_run_that_loses_all_workers_and_a_node_and_then_its_driver_ends_exactl
 
 def test_the_best_checkpoint_is_published(undisturbed, base_url):
     """What training leaves for serving: a bundle that loads, under the alias of the job file."""
-    loaded = Registry(f"{base_url}/registry").load("sentences@candidate")
+    loaded = load_model(Registry(f"{base_url}/registry"), "sentences@candidate")
 
     own = dict(loaded.model.named_parameters())
     for name, value in weights_of(undisturbed).items():

@@ -107,8 +107,8 @@ def test_an_application_that_cannot_start_shows_the_cause(recurra: Command, job:
         "-o",
         "serve.gpus_per_replica=1",
         "--timeout",
-        8,
+        2,
     )
     assert outcome.code == 7
-    assert "not ready after 8 s" in outcome.err
+    assert "not ready after 2 s" in outcome.err
     assert recurra("undeploy", "wide").code == 0

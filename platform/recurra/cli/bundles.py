@@ -116,7 +116,8 @@ def export(
 
 def _load(model: str, registry: str) -> LoadedModel:
     from recurra.orchestration.local_platform import join_local_platform
+    from recurra.registry.loading import load_model
     from recurra.registry.registry import Registry as RegistryStore
 
     join_local_platform()
-    return RegistryStore(registry).load(model)
+    return load_model(RegistryStore(registry), model)

@@ -82,10 +82,7 @@ def undeploy(
 
     Example: recurra undeploy sentiment
     """
-    if name.endswith((".yaml", ".yml")):
-        from recurra.orchestration.job_file import load_job
-
-        name = load_job(name).name
+    name = _name_in(name) if name.endswith((".yaml", ".yml")) else name
     _api(address).undeploy(name, timeout_s=timeout)
     say(f"'{name}' is no longer served.")
 
@@ -114,6 +111,17 @@ def serve_status(address: Address = None, json: Json = False) -> None:
 def _row(one: ApplicationStatus) -> tuple[str, ...]:
     replicas = ", ".join(f"{count} {state.lower()}" for state, count in sorted(one.replicas.items()))
     return one.name, one.status, one.model, one.route_prefix, replicas or "none"
+
+
+def _name_in(file: str) -> str:
+    """The name that a job file gives; the rest of it, which would take torch to check, is not looked at."""
+    from recurra.config.load import read_file
+    from recurra.errors import ConfigError
+
+    name = read_file(file).get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{file} has no 'name'. Give the name of the application: recurra undeploy NAME.")
+    return name
 
 
 def _api(address: str | None) -> ServeApi:

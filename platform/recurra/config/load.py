@@ -30,6 +30,15 @@ def load_file(path: str | Path, section: type[S], overrides: Iterable[str] = ())
     Raises:
         ConfigError: The file is missing, is not YAML, or has a wrong or unknown key.
     """
+    return parse(read_file(path), section, overrides, source=str(path))
+
+
+def read_file(path: str | Path) -> dict[str, Any]:
+    """What a job file says, unchecked.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds no mapping.
+    """
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -43,7 +52,7 @@ def load_file(path: str | Path, section: type[S], overrides: Iterable[str] = ())
         raise ConfigError(f"{file} is not valid YAML: {exc}. Check the indentation at that line.") from exc
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a {type(values).__name__}, not a mapping. Start it with 'name: ...'.")
-    return parse(values, section, overrides, source=str(file))
+    return values
 
 
 def parse(values: Mapping[str, Any], section: type[S], overrides: Iterable[str] = (), source: str = "job file") -> S:

@@ -93,7 +93,7 @@ def _plan_training(plan: Plan, job: JobFile, resources: Resources | None) -> Non
     model = task.build_model(job.model)
     plan.facts["model"] = _describe_model(job.model, model)
     memory = _worker_bytes(run, model, steps)
-    plan.facts["train"] = {**_describe_batches(plan, run, train), "memory_per_worker": memory}
+    plan.facts["train"] = {**_describe_batches(plan, run, train, task), "memory_per_worker": memory}
     workers = run.train.worker_range[0]
     if resources and workers * memory > resources.total.get("memory", workers * memory):
         plan.problems.append(
@@ -169,7 +169,7 @@ def _describe_model(config: ModelConfig, model: Model) -> dict[str, Any]:
     }
 
 
-def _describe_batches(plan: Plan, run: TrainRun, dataset: Dataset) -> dict[str, Any]:
+def _describe_batches(plan: Plan, run: TrainRun, dataset: Dataset, task: Task) -> dict[str, Any]:
     rows = _rows(run, dataset)
     low, high = run.train.worker_range
     if rows < high:
@@ -178,15 +178,13 @@ def _describe_batches(plan: Plan, run: TrainRun, dataset: Dataset) -> dict[str, 
             f"train.global_batch.{key} gives {rows} rows, fewer than train.workers = {high}: some would have nothing to do. "
             f"Raise train.global_batch.{key}, or set train.workers to {max(rows, 1)}."
         )
-    per_epoch = max(1, round(dataset.steps / max(rows * (run.train.truncated_bptt or 1), 1)))
-    if run.train.truncated_bptt is None:
-        per_epoch = max(1, round(dataset.sequences / max(rows, 1)))
+    per_epoch, updates = run.count_updates(dataset, task)
     return {
         "workers": low if low == high else [low, high],
         "rows_per_update": rows,
         "rows_per_worker": -(-rows // low),
         "updates_per_epoch": per_epoch,
-        "updates": min(x for x in (run.train.steps, (run.train.epochs or 0) * per_epoch or None) if x is not None),
+        "updates": updates,
     }
 
 

@@ -12,6 +12,7 @@ from recurra.models.config import ModelConfig
 from recurra.models.sequence import Model
 from recurra.models.weights import load_weights
 from recurra.registry.bundle import Bundle
+from recurra.registry.registry import Registry
 from recurra.tasks.base import Task
 from recurra.tasks.build import task_from_description
 
@@ -24,6 +25,16 @@ class LoadedModel:
     task: Task
     model: Model
     """In eval mode, on the CPU."""
+
+
+def load_model(registry: Registry, reference: str) -> LoadedModel:
+    """Fetch, check and build what a reference means.
+
+    Raises:
+        RegistryError: See `Registry.fetch` and `build`.
+        IntegrityError: The bytes differ from those that were published; the message names the file.
+    """
+    return build(*registry.fetch(reference))
 
 
 def build(bundle: Bundle, weights: bytes, url: str) -> LoadedModel:

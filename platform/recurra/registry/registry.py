@@ -1,4 +1,4 @@
-"""Models by name: publish bundles, point aliases at them, find and load them."""
+"""Models by name: publish bundles, point aliases at them, find and fetch them; `loading.py` makes models of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from recurra.config.load import nearest
 from recurra.errors import ConflictError, IntegrityError, NotFoundError, RegistryError
 from recurra.registry.bundle import BUNDLE, WEIGHTS, Bundle, BundleParts, is_digest
 from recurra.registry.history import Change, History, HistoryEntry, before
-from recurra.registry.loading import LoadedModel, build
 from recurra.registry.names import DEFAULT_ALIAS, PREFIX, check_alias, check_model, is_model, split_reference
 from recurra.storage.store import Store
 from recurra.storage.url import open_store
@@ -227,11 +226,11 @@ class Registry:
         self._require_model(name)
         raise RegistryError(f"{name} has no alias or bundle '{version}'. {self._known(name)}")
 
-    def load(self, reference: str) -> LoadedModel:
-        """Fetch, check and build what a reference means.
+    def fetch(self, reference: str) -> tuple[Bundle, bytes, str]:
+        """What a reference means, checked: the bundle, the bytes of its weights, and its address.
 
         Raises:
-            RegistryError: See `resolve` and `bundle`; or this version would build another model from it.
+            RegistryError: See `resolve` and `bundle`.
             IntegrityError: The bytes differ from those that were published; the message names the file.
         """
         name, _ = split_reference(reference)
@@ -243,7 +242,7 @@ class Registry:
         except NotFoundError as exc:
             raise IntegrityError(f"{file} is missing. Publish the model again, or promote another bundle.") from exc
         bundle.check_weights(weights, file)
-        return build(bundle, weights, store.url)
+        return bundle, weights, store.url
 
     def _model(self, name: str) -> Store:
         return self._store.child(f"models/{check_model(name)}")

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 from recurra.serving.guard import CanaryGuard
 from recurra.serving.lineup import Lineup
@@ -78,7 +79,7 @@ class Bundles:
         return self._run.serve.canary.model.partition("@")[2]
 
     def _service(self, digest: str, label: str) -> Service:
-        loaded = self._registry.load(f"{self.name}@{digest}")
+        loaded = load_model(self._registry, f"{self.name}@{digest}")
         if self._run.serve.gpus_per_replica > 0:
             loaded.model.to(torch.device("cuda"))
         if digest not in self._metrics:

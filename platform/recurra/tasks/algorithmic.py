@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -36,6 +37,9 @@ class AlgorithmicConfig(Section):
     loss_per: LossPer = "sequence"
     """What is minimised: the cross entropy of a whole answer, or of one bit of it. With `bit` an answer of one vector
     weighs as much as one of a hundred: short ones, which are learned first, are not drowned by the others."""
+    follow_nats: float | None = Field(default=None, gt=0)
+    """A step weighs exp(-nats its answer has cost before / follow_nats): what a network says after it lost its place tells nothing
+    of why, and the first steps of an answer are learned first. null = all steps weigh alike."""
 
 
 class AlgorithmicTask(Task):
@@ -43,16 +47,17 @@ class AlgorithmicTask(Task):
 
     Args:
         problem: Which one, with its settings.
-        loss_per: What the loss is divided by, see `AlgorithmicConfig`.
+        loss_per, follow_nats: What is minimised, see `AlgorithmicConfig`.
     """
 
     kind = "algorithmic"
     streams = True
     objective = ("bits_per_sequence", "min")
 
-    def __init__(self, problem: Problem, loss_per: LossPer = "sequence") -> None:
+    def __init__(self, problem: Problem, loss_per: LossPer = "sequence", follow_nats: float | None = None) -> None:
         self.problem = problem
         self.loss_per = loss_per
+        self.follow_nats = follow_nats
 
     @classmethod
     def from_dataset(cls, config: Any, schema: SequenceSchema, metadata: Mapping[str, Any]) -> AlgorithmicTask:
@@ -69,15 +74,17 @@ class AlgorithmicTask(Task):
                 f"The dataset does not have the columns of {config.problem}: "
                 f"{', '.join(map(_shape, problem.schema.columns))}. Write it with the job's prepare.py."
             )
-        return cls(problem, config.loss_per)
+        return cls(problem, config.loss_per, config.follow_nats)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> AlgorithmicTask:
         problem = problem_from_description(description["problem"])
-        return cls(problem, description.get("loss_per", "sequence"))  # bundles of before this setting have none
+        # Bundles of before these settings have none.
+        return cls(problem, description.get("loss_per", "sequence"), description.get("follow_nats"))
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "problem": self.problem.describe(), "loss_per": self.loss_per}
+        minimised = {"loss_per": self.loss_per, "follow_nats": self.follow_nats}
+        return {"kind": self.kind, "problem": self.problem.describe(), **minimised}
 
     def build_model(self, config: ModelConfig) -> SequenceModel:
         sizes = {"input_size": self.problem.input_size, "output_size": self.problem.output_size}
@@ -121,24 +128,28 @@ class AlgorithmicTask(Task):
 
     def loss(self, outputs: Tensor, tensors: TaskTensors) -> Loss:
         """Cross entropy of the counted bits in nats, summed over each sequence (Graves et al. report it so, in bits); with
-        `loss_per` bit each sequence's mean. `sums` always has that of whole sequences as `nats`."""
+        `loss_per` bit each sequence's mean, with `follow_nats` as far as it goes well. `sums` always has that of whole sequences as
+        `nats`."""
         counted_BT, bits_BTW = tensors.targets["counted"], tensors.targets["bits"]
         nats_N = functional.binary_cross_entropy_with_logits(
             outputs[counted_BT], bits_BTW[counted_BT], reduction="none"
         ).sum(1)
-        total = nats = nats_N.sum()
+        minimised_N = nats_N
+        if self.follow_nats is not None:
+            spent_BT = nats_N.new_zeros(counted_BT.shape).masked_scatter(counted_BT, nats_N.detach()).cumsum(1)
+            minimised_N = nats_N * ((nats_N.detach() - spent_BT[counted_BT]) / self.follow_nats).exp()
         if self.loss_per == "bit":
             judged_B1 = counted_BT.sum(1, keepdim=True) * bits_BTW.shape[2]
-            total = (nats_N / judged_B1.expand_as(counted_BT)[counted_BT]).sum()
+            minimised_N = minimised_N / judged_B1.expand_as(counted_BT)[counted_BT]
         wrong_BT = ((outputs > 0) != (bits_BTW > 0.5)).sum(-1) * counted_BT
         sums = {
-            "nats": nats.detach(),
+            "nats": nats_N.detach().sum(),
             "wrong": wrong_BT.sum(),
             "solved": ((wrong_BT.sum(1) == 0) & tensors.targets["present"]).sum(),
         }
         if "optimum" in tensors.targets:
             sums["optimum"] = tensors.targets["optimum"].sum()
-        return Loss(total=total, count=tensors.targets["present"].sum(), sums=sums)
+        return Loss(total=minimised_N.sum(), count=tensors.targets["present"].sum(), sums=sums)
 
     def metrics(self, total: float, count: float, sums: Mapping[str, float]) -> dict[str, float]:
         """`loss` in nats, as it is minimised, and `bits_per_sequence`; `wrong_bits` a sequence; `solved`, the share without a wrong bit;

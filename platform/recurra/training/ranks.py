@@ -87,15 +87,12 @@ class DistributedRanks(Ranks):
     def prepare_sums(self, values: Tensor) -> bool:
         if self.size != 2 or values.device.type != "cpu" or values.numel() < LEAST_ELEMENTS:
             return False
-        self._pair = share_memory(self.rank, values.numel(), self.gather)
+        self._pair = share_memory(self.rank, values.numel(), self.gather, timeout_s=_TIMEOUT_S)
         return self._pair is not None
 
     def begin_sum(self, values: Tensor) -> Callable[[], None]:
         if self._pair is not None and self._pair.takes(values):
-            return self._pair.begin(values, lambda: self._begin_sum(torch.zeros(1)))
-        return self._begin_sum(values)
-
-    def _begin_sum(self, values: Tensor) -> Callable[[], None]:
+            return self._pair.begin(values)
         work = torch.distributed.all_reduce(values, group=self._group, async_op=True)
         wait: Callable[[], None] = work.wait  # true, or an error
         return wait

@@ -23,7 +23,7 @@ from recurra.tasks.build import TaskConfig, task_from_dataset
 from recurra.training.checkpoint import Checkpoints
 from recurra.training.config import TrainConfig
 from recurra.training.curriculum import Curriculum, CurriculumConfig
-from recurra.training.ranks import Ranks
+from recurra.training.ranks import Ranks, SingleRank
 from recurra.training.step import TrainStep
 from recurra.training.trainer import Trainer
 
@@ -147,6 +147,11 @@ class TrainRun(Section):
             )
         return task
 
+    def count_updates(self, dataset: Dataset, task: Task) -> tuple[int, int]:
+        """Updates of the first epoch, and of the whole run; easier datasets of a curriculum are not among those of the epoch."""
+        batches = self._training_batches(dataset, task, SingleRank())
+        return batches.batches_in_epoch(), self._steps(batches)
+
     def build(self, ranks: Ranks, origin: Origin) -> Trainer:
         """This rank's trainer, not yet restored."""
         store = self.open_store()
@@ -154,9 +159,7 @@ class TrainRun(Section):
         task = self.open_task(dataset)
         torch.manual_seed(self.train.seed)
         update = TrainStep(task, task.build_model(self.model), self.train, ranks, device=origin.device)
-        batches = self._pipeline(
-            dataset, task, ranks, epochs=self.train.epochs, shuffle=self.data.shuffle, training=True
-        )
+        batches = self._training_batches(dataset, task, ranks)
         curriculum = self._curriculum(batches, task, ranks, origin)
         return Trainer(
             name=self.name,
@@ -187,6 +190,9 @@ class TrainRun(Section):
             total = sum(batches.batches_in_epoch(epoch) for epoch in range(different))
             limits.append(total * self.train.epochs // different)
         return min(limits)
+
+    def _training_batches(self, dataset: Dataset, task: Task, ranks: Ranks) -> Pipeline:
+        return self._pipeline(dataset, task, ranks, epochs=self.train.epochs, shuffle=self.data.shuffle, training=True)
 
     def _evaluation(self, task: Task, ranks: Ranks, origin: Origin) -> Callable[[], Pipeline] | None:
         if self.data.eval is None:

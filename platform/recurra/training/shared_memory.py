@@ -1,4 +1,4 @@
-"""Memory that two ranks of one machine share: a sum of gradients is a copy and an addition, and the only message is a word."""
+"""Memory that two ranks of one machine share: a sum of gradients is a copy and an addition, and the only message is a word in a pipe."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import mmap
 import os
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -16,6 +19,7 @@ _TOKEN_BYTES = 64
 """In front of the buffers: what shows that a file is the one that was meant."""
 LEAST_ELEMENTS = 4096
 """Fewer go with a message as quickly."""
+_WORD = b"."
 
 
 class SharedPair:
@@ -27,11 +31,17 @@ class SharedPair:
 
     Args:
         own, other: [2, N] float32.
+        hears: The end of a pipe at which the other rank's words come in.
+        tells: The end of the pipe into which this rank's go.
+        timeout_s: Longest wait for a word.
     """
 
-    def __init__(self, own: Tensor, other: Tensor) -> None:
+    def __init__(self, own: Tensor, other: Tensor, hears: Connection, tells: Connection, *, timeout_s: float) -> None:
         self._own = own
         self._other = other
+        self._hears = hears
+        self._tells = tells
+        self._timeout_s = timeout_s
         self._turn = 0
         self._open = False
 
@@ -40,27 +50,45 @@ class SharedPair:
         fits = values.dtype == self._own.dtype and values.dim() == 1 and values.device.type == "cpu"
         return fits and LEAST_ELEMENTS <= len(values) <= self._own.shape[1] and not self._open
 
-    def begin(self, values: Tensor, tell: Callable[[], Callable[[], None]]) -> Callable[[], None]:
-        """Begin to replace `values` by its sum; gives what waits for it.
-
-        Args:
-            tell: Begins to tell the other rank that this one's are there; gives what waits for the same from it.
-        """
+    def begin(self, values: Tensor) -> Callable[[], None]:
+        """Begin to replace `values` by its sum; gives what waits for it, and fails when the other rank is gone."""
         self._turn ^= 1
         self._open = True
         turn = self._turn
         self._own[turn, : len(values)].copy_(values)
-        heard = tell()
+        try:
+            self._tells.send_bytes(_WORD)
+        except OSError as exc:
+            raise _gone() from exc
 
         def wait() -> None:
-            heard()
+            self._hear()
             values.add_(self._other[turn, : len(values)])
             self._open = False
 
         return wait
 
+    def _hear(self) -> None:
+        if not self._hears.poll(self._timeout_s):
+            raise RuntimeError(f"The other rank of this machine has said nothing for {self._timeout_s:.0f} s.")
+        try:
+            self._hears.recv_bytes()
+        except EOFError as exc:
+            raise _gone() from exc
 
-def share_memory(rank: int, elements: int, gather: Callable[[Any], list[Any]]) -> SharedPair | None:
+
+@dataclass(frozen=True)
+class _Offer:
+    """What one rank tells the other of its memory and its pipe: files of its process, and what is written in the first."""
+
+    memory: str
+    pipe: str
+    token: bytes
+
+
+def share_memory(
+    rank: int, elements: int, gather: Callable[[Any], list[Any]], *, timeout_s: float
+) -> SharedPair | None:
     """Share buffers of so many float32 with the other of two ranks; None, on both, where they are on different machines.
 
     The memory has no name and lives in no folder: it is gone with the processes, however they end.
@@ -69,23 +97,32 @@ def share_memory(rank: int, elements: int, gather: Callable[[Any], list[Any]]) -
         rank: Of this process, 0 or 1.
         elements: Of the largest tensor to be summed.
         gather: As `Ranks.gather`.
+        timeout_s: Longest wait for the other rank in a sum.
     """
     with contextlib.ExitStack() as opened:
-        made = offer = found = None
+        made = offer = found = tells = None
+        hears, told = Pipe(duplex=False)
+        opened.callback(told.close)  # the other rank alone may hold that end, so that its death is heard
         with contextlib.suppress(AttributeError, OSError):  # another system than Linux, or one that forbids it
             descriptor = os.memfd_create("recurra-gradients")
             opened.callback(os.close, descriptor)
+            files = f"/proc/{os.getpid()}/fd"
             token = secrets.token_bytes(_TOKEN_BYTES)
-            made, offer = _map(descriptor, token, elements), (f"/proc/{os.getpid()}/fd/{descriptor}", token)
-        seen = gather(offer)[1 - rank]
+            made = _map(descriptor, token, elements)
+            offer = _Offer(f"{files}/{descriptor}", f"{files}/{told.fileno()}", token)
+        seen: _Offer | None = gather(offer)[1 - rank]
         if seen is not None:
-            path, written = seen
             with contextlib.suppress(OSError):  # on another machine there is no such file, or another one
-                found = _open(path, written, elements)
-        if not all(gather(made is not None and found is not None)):
+                found = _open(seen, elements)
+                tells = Connection(os.open(seen.pipe, os.O_WRONLY), readable=False) if found is not None else None
+        if not all(gather(made is not None and tells is not None)):
             return None
-    assert made is not None and found is not None
-    return SharedPair(_buffers(made, elements), _buffers(found, elements))
+    assert made is not None and found is not None and tells is not None
+    return SharedPair(_buffers(made, elements), _buffers(found, elements), hears, tells, timeout_s=timeout_s)
+
+
+def _gone() -> RuntimeError:
+    return RuntimeError("The other rank of this machine is gone: its end of the pipe was closed in a sum of gradients.")
 
 
 def _map(descriptor: int, token: bytes, elements: int) -> mmap.mmap:
@@ -95,13 +132,13 @@ def _map(descriptor: int, token: bytes, elements: int) -> mmap.mmap:
     return memory
 
 
-def _open(path: str, token: bytes, elements: int) -> mmap.mmap | None:
-    descriptor = os.open(path, os.O_RDWR)
+def _open(offer: _Offer, elements: int) -> mmap.mmap | None:
+    descriptor = os.open(offer.memory, os.O_RDWR)
     try:
         if os.fstat(descriptor).st_size != _size(elements):
             return None
         memory = mmap.mmap(descriptor, _size(elements))
-        return memory if memory[:_TOKEN_BYTES] == token else None
+        return memory if memory[:_TOKEN_BYTES] == offer.token else None
     finally:
         os.close(descriptor)
 

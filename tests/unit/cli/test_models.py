@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,18 @@ def publish(url: str, accuracy: float, alias: str | None) -> str:
 @pytest.fixture
 def two(local_url: str) -> list[str]:
     return [publish(local_url, 0.5, "production"), publish(local_url, 0.75, "candidate")]
+
+
+def test_what_shows_and_moves_aliases_starts_without_torch(local_url: str, two: list[str]) -> None:
+    """Importing it takes three of the three and a half seconds that a list would take."""
+    words = (["list"], ["history", "weather"], ["promote", "weather@candidate", "production"])
+    code = (
+        "import sys; from recurra.cli.main import run; "
+        f"codes = [run(['models', *words, '-r', {local_url!r}]) for words in {words}]; "
+        "print(codes, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[0, 0, 0] False"
 
 
 def test_list_and_show(recurra: Command, local_url: str, two: list[str]) -> None:

@@ -43,6 +43,26 @@ def test_every_cell_has_an_estimate(base: str, cell: str) -> None:
     assert plan.facts["run"] == {"name": "lines", "begins": "from the beginning"}
 
 
+@pytest.mark.parametrize(
+    "train",
+    [
+        pytest.param({"global_batch": {"tokens": 16}}, id="buckets of different sizes"),
+        pytest.param({"truncated_bptt": 4, "global_batch": {"sequences": 3}}, id="lanes"),
+        pytest.param(
+            {"truncated_bptt": 6, "window_schedule": {"start": 2, "batches": 3}, "global_batch": {"sequences": 2}},
+            id="windows that grow",
+        ),
+    ],
+)
+def test_a_plan_knows_the_updates_that_a_run_makes(base: str, train: dict[str, object]) -> None:
+    """To the last one."""
+    planned = job(base, train={"steps": None, "epochs": 3, **train})
+    facts = make_plan(planned, None).facts["train"]
+
+    assert train_here(planned.train_run()).steps == facts["updates"]
+    assert facts["updates"] // 3 <= facts["updates_per_epoch"] + 1
+
+
 def test_memory_is_that_of_all_workers(base: str) -> None:
     """Each fits alone; together they do not."""
     resources = Resources({"CPU": 8.0, "memory": 400.0 * 2**20}, {})

@@ -11,6 +11,7 @@ from recurra.models.config import ModelConfig
 from recurra.models.encoder_decoder import EncoderDecoder
 from recurra.models.weights import save_weights
 from recurra.registry.bundle import BundleParts
+from recurra.registry.loading import load_model
 from recurra.tasks.translation import TranslationConfig, TranslationTask
 
 from .weather import MODEL, TASK, parts, weights
@@ -24,7 +25,7 @@ def test_every_cell_is_published_and_loaded(registry, cell):
     described = {"model": config.model_dump(mode="json"), "state_spec": model.state_spec.to_json()}
     registry.publish("weather", parts(**described), save_weights(model))
 
-    loaded = registry.load("weather").model
+    loaded = load_model(registry, "weather").model
     assert loaded.state_spec == model.state_spec
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
 
@@ -34,7 +35,7 @@ def test_loading_leaves_the_random_numbers_alone(registry, three):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    registry.load("weather")
+    load_model(registry, "weather")
 
     assert torch.equal(torch.rand(3), expected)
 
@@ -55,7 +56,7 @@ def test_a_bundle_that_this_version_would_build_differently_is_refused(registry,
     registry.publish("weather", parts(**changes), weights())
 
     with pytest.raises(RegistryError, match=text):
-        registry.load("weather")
+        load_model(registry, "weather")
 
 
 def test_a_model_that_only_its_task_can_build_is_loaded(registry):
@@ -72,7 +73,7 @@ def test_a_model_that_only_its_task_can_build_is_loaded(registry):
     )
     registry.publish("turner", about, save_weights(trained))
 
-    loaded = registry.load("turner")
+    loaded = load_model(registry, "turner")
     tokens = torch.from_numpy(loaded.task.encode({"text": "cab"}).inputs)[None]
     assert isinstance(loaded.model, EncoderDecoder)
     torch.testing.assert_close(loaded.model(tokens)[0], trained(tokens)[0])

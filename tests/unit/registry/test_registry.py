@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from recurra.errors import IntegrityError, RegistryError
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 from recurra.storage.url import open_store
 
@@ -19,7 +20,7 @@ def test_what_was_published_answers_as_it_did_in_training(request, place):
     registry.publish("weather", parts(), weights(0), alias="production")
     x_BTD = torch.randn(2, 5, 3)
 
-    loaded = registry.load("weather@production")
+    loaded = load_model(registry, "weather@production")
 
     assert torch.equal(loaded.model(x_BTD)[0], trained(x_BTD)[0])
     assert loaded.task.describe() == TASK.describe()
@@ -49,7 +50,7 @@ def test_what_does_not_exist_is_answered_with_what_does(registry, three):
     registry.promote("weather", three[0][:12], "production")
 
     with pytest.raises(RegistryError, match=r"no model 'wether' in file:.*Did you mean 'weather'\?"):
-        registry.load("wether@production")
+        load_model(registry, "wether@production")
     for reference in ("weather@canary", "weather@00000000"):
         with pytest.raises(RegistryError, match=rf"Its aliases: production \({three[0][:12]}\).*{three[2][:12]}"):
             registry.resolve(reference)
@@ -112,7 +113,7 @@ def test_a_bundle_without_its_last_file_does_not_exist(registry, local_url):
 
     assert registry.models() == []
     with pytest.raises(RegistryError, match="no model 'weather'"):
-        registry.load("weather")
+        load_model(registry, "weather")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "bundle.json"])
@@ -125,9 +126,9 @@ def test_one_altered_byte_is_found_named_and_mended_by_publishing_again(registry
     store.write(key, bytes(data))
 
     with pytest.raises(IntegrityError, match=f"{digest}/{file}.*[Pp]ublish the model again"):
-        registry.load("weather@production")
+        load_model(registry, "weather@production")
     registry.publish("weather", parts(), weights(), alias="production")
-    registry.load("weather@production")
+    load_model(registry, "weather@production")
 
 
 def test_missing_weights_are_named(registry, local_url):
@@ -136,7 +137,7 @@ def test_missing_weights_are_named(registry, local_url):
     open_store(local_url).delete(f"models/weather/bundles/{digest}/model.safetensors")
 
     with pytest.raises(IntegrityError, match=r"model\.safetensors is missing"):
-        registry.load("weather")
+        load_model(registry, "weather")
 
 
 def test_a_bundle_of_another_format_does_not_hide_the_others(registry, three, local_url):
@@ -146,7 +147,7 @@ def test_a_bundle_of_another_format_does_not_hide_the_others(registry, three, lo
 
     assert [bundle.digest for bundle in registry.bundles("weather")] == three[1:]
     with pytest.raises(RegistryError, match="is of format 9"):
-        registry.load(f"weather@{three[0][:12]}")
+        load_model(registry, f"weather@{three[0][:12]}")
 
 
 def test_nothing_but_bundles_of_another_format_says_so(registry, local_url):

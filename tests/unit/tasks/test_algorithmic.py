@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -77,11 +78,31 @@ def test_per_bit_a_short_answer_weighs_as_much_as_a_long_one(write: Write):
         assert {**metrics[0], "loss": 0} == {**metrics[1], "loss": 0}
 
 
-def test_bundles_of_before_the_setting_are_read():
-    """Their descriptions have no `loss_per`."""
+def test_an_answer_is_followed_as_far_as_it_goes_well(write: Write):
+    """Steps behind a mistake weigh less by what it cost, those before it and other sequences' as ever."""
+    dataset = write(COPY.schema, METADATA, [COPY.of(BITS), COPY.of(BITS[:1])])
+    task = task_from_dataset(AlgorithmicConfig(follow_nats=4.0), dataset.schema, dataset.metadata)
+    tensors = task.tensors(next(one_epoch(dataset, mode="buckets", batch_sequences=4)))
+    outputs = 12 * (2 * tensors.targets["bits"] - 1)
+    row, other = int(tensors.lengths.argmax()), int((tensors.lengths == 3).nonzero())
+    first = int(tensors.targets["counted"][row].int().argmax())
+    outputs[row, first, 0] *= -1
+    outputs[row, first + 1, 0] *= -1
+    outputs[other, 2, 0] *= -1
+    outputs.requires_grad_()
+    loss = task.loss(outputs, tensors)
+    assert loss.total.item() == pytest.approx(12 + 12 * math.exp(-3) + 12, rel=1e-3)
+    assert float(loss.sums["nats"]) == pytest.approx(36, rel=1e-3)
+    (slope,) = torch.autograd.grad(loss.total, outputs)
+    assert slope[row, first].abs().max() == slope[other, 2].abs().max() == pytest.approx(1, rel=1e-3)
+    assert slope[row, first + 1].abs().max() == pytest.approx(math.exp(-3), rel=1e-3)
+
+
+def test_bundles_of_before_the_settings_are_read():
+    """Their descriptions have neither `loss_per` nor `follow_nats`."""
     task = task_from_description({"kind": "algorithmic", "problem": COPY.describe()})
-    assert task.describe()["loss_per"] == "sequence"
-    described = AlgorithmicTask(COPY, "bit").describe()
+    assert (task.loss_per, task.follow_nats) == ("sequence", None)
+    described = AlgorithmicTask(COPY, "bit", 20.0).describe()
     assert task_from_description(json.loads(json.dumps(described))).describe() == described
 
 

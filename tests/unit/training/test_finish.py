@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 from recurra.training.work import train_here
 
@@ -27,7 +28,7 @@ def published(make_run, tmp_path):
 def test_the_best_checkpoint_is_published_not_the_last(published, tmp_path):
     """At such a learning rate the model gets worse: what is served is what was best."""
     run, result = published
-    loaded = Registry(f"file://{tmp_path}/registry").load("small@candidate")
+    loaded = load_model(Registry(f"file://{tmp_path}/registry"), "small@candidate")
 
     assert result.best_step < result.steps == 12
     assert result.published == {"model": "small", "digest": loaded.bundle.digest, "alias": "candidate"}
@@ -43,7 +44,7 @@ def test_the_published_model_has_the_metrics_that_it_claims(published, make_run,
     from recurra.training.run import Origin
 
     run, result = published
-    loaded = Registry(f"file://{tmp_path}/registry").load("small@candidate")
+    loaded = load_model(Registry(f"file://{tmp_path}/registry"), "small@candidate")
     trainer = run.build(SingleRank(), Origin("a", "cpu", None, None, pytest.fail))
     batches = trainer.evaluation()
     found = evaluate(loaded.task, loaded.model, batches, SingleRank())
@@ -56,7 +57,7 @@ def test_the_published_model_has_the_metrics_that_it_claims(published, make_run,
 def test_a_published_model_has_its_card(published, tmp_path):
     """Costs, the hash of what it learned from, and limits: whoever deploys it has nothing else to go by."""
     run, _ = published
-    bundle = Registry(f"file://{tmp_path}/registry").load("small@candidate").bundle
+    bundle = load_model(Registry(f"file://{tmp_path}/registry"), "small@candidate").bundle
 
     assert bundle.card["parameters"] == sum(p.numel() for p in run_model(run).parameters())
     assert bundle.card["data"]["train"]["digest"] == bundle.data_digest
@@ -78,7 +79,7 @@ def test_the_average_is_published_when_there_is_one(make_run, tmp_path):
         publish={"model": "averaged", "registry": f"file://{tmp_path}/registry"},
     )
     result = train_here(run)
-    model = Registry(f"file://{tmp_path}/registry").load("averaged").model
+    model = load_model(Registry(f"file://{tmp_path}/registry"), "averaged").model
     from recurra.training.checkpoint import Checkpoints
     from recurra.training.ranks import SingleRank
 
@@ -114,4 +115,4 @@ def test_without_evaluation_data_the_last_checkpoint_is_published(make_run, data
     result = train_here(run)
 
     assert (result.best_step, result.metrics) == (3, {})
-    assert Registry(f"file://{tmp_path}/registry").load("plain").bundle.lineage["step"] == 3
+    assert load_model(Registry(f"file://{tmp_path}/registry"), "plain").bundle.lineage["step"] == 3

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from recurra.models.native.library import available
+from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 from recurra.training.evaluation import evaluate
 from recurra.training.ranks import SingleRank
@@ -27,7 +28,7 @@ def test_the_card_says_what_8_bits_lose_and_gain(make_run: MakeRun, tmp_path: Pa
     publish = {"model": "small", "registry": registry, "int8": True}
     run = make_run(train={**train, "learning_rate": 0.02}, model={"cell": "lstm", "hidden_size": 160}, publish=publish)
     train_here(run)
-    loaded = Registry(registry).load("small")
+    loaded = load_model(Registry(registry), "small")
     card = loaded.bundle.card["int8"]
 
     if not train:  # windows of a stream begin with an empty state here, and a carried one there

@@ -12,7 +12,7 @@ from recurra.data.schema import Column, SequenceSchema
 from recurra.data.vocabulary import WordVocabulary
 from recurra.data.write import DatasetWriter
 from recurra.errors import ConfigError, SchemaError
-from recurra.registry.loading import LoadedModel
+from recurra.registry.loading import LoadedModel, load_model
 from recurra.registry.registry import Registry
 from recurra.training import scoring
 from recurra.training.scoring import Resampling, score
@@ -27,7 +27,7 @@ def trained(make_run: MakeRun, tmp_path: Path) -> tuple[LoadedModel, dict[str, f
     url = f"file://{tmp_path}/registry"
     run = make_run(publish={"model": "m", "registry": url})
     metrics = train_here(run).metrics
-    return Registry(url).load("m"), metrics
+    return load_model(Registry(url), "m"), metrics
 
 
 def test_metrics_are_those_of_the_run(trained, datasets: Path, monkeypatch: pytest.MonkeyPatch) -> None:

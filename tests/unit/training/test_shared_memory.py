@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,11 @@ def test_one_word_a_sum_is_enough(on_ranks) -> None:
     """Who is a sum ahead never writes what the other still reads."""
 
     def work(ranks):
-        pair = share_memory(ranks.rank, N, ranks.gather)
+        pair = share_memory(ranks.rank, N, ranks.gather, timeout_s=60)
         right = []
         for number in range(200):
             values = torch.full((N,), float(number * 2 + ranks.rank))
-            pair.begin(values, lambda: lambda: ranks.gather(None))()
+            pair.begin(values)()
             right.append(bool((values == number * 4 + 1).all()))
         return right
 
@@ -66,8 +67,8 @@ def test_one_word_a_sum_is_enough(on_ranks) -> None:
     "seen",
     [
         pytest.param(lambda offer: None, id="no shared memory there"),
-        pytest.param(lambda offer: ("/proc/0/fd/0", offer[1]), id="no such process here"),
-        pytest.param(lambda offer: (offer[0], bytes(64)), id="another file under that name"),
+        pytest.param(lambda offer: replace(offer, memory="/proc/0/fd/0"), id="no such process here"),
+        pytest.param(lambda offer: replace(offer, token=bytes(64)), id="another file under that name"),
     ],
 )
 def test_ranks_of_two_machines_find_out_together(on_ranks, seen) -> None:
@@ -76,9 +77,9 @@ def test_ranks_of_two_machines_find_out_together(on_ranks, seen) -> None:
     def work(ranks):
         def gather(value):
             values = ranks.gather(value)
-            return [values[0], seen(values[1])] if ranks.rank == 0 and isinstance(values[1], tuple) else values
+            return [values[0], seen(values[1])] if ranks.rank == 0 and not isinstance(values[1], bool) else values
 
-        return share_memory(ranks.rank, N, gather)
+        return share_memory(ranks.rank, N, gather, timeout_s=60)
 
     assert on_ranks(2, work) == [None, None]
 
@@ -87,11 +88,43 @@ def test_a_second_sum_waits_for_its_turn_elsewhere(on_ranks) -> None:
     """While one is under way the buffers are taken."""
 
     def work(ranks):
-        pair, values = share_memory(ranks.rank, N, ranks.gather), torch.ones(N)
+        pair, values = share_memory(ranks.rank, N, ranks.gather, timeout_s=60), torch.ones(N)
         before = pair.takes(values)
-        wait = pair.begin(values, lambda: lambda: ranks.gather(None))
+        wait = pair.begin(values)
         during = pair.takes(values)
         wait()
         return before, during, pair.takes(values), pair.takes(torch.ones(N + 1)), pair.takes(torch.ones(5))
 
     assert on_ranks(2, work) == [(True, False, True, False, False)] * 2
+
+
+def test_who_waits_for_a_rank_that_is_gone_hears_of_it(on_ranks) -> None:
+    """At once, whether it is waiting already or only then begins to."""
+
+    def work(ranks):
+        pair = share_memory(ranks.rank, N, ranks.gather, timeout_s=60)
+        wait = pair.begin(torch.ones(N)) if ranks.rank == 0 else None
+        ranks.gather(None)
+        if wait is None:
+            return None
+        with pytest.raises(RuntimeError, match="is gone"):
+            wait()
+        with pytest.raises(RuntimeError, match="is gone"):
+            pair.begin(torch.ones(N))
+        return True
+
+    assert on_ranks(2, work) == [True, None]
+
+
+def test_who_waits_too_long_gives_up(on_ranks) -> None:
+    """And says for how long it did."""
+
+    def work(ranks):
+        pair = share_memory(ranks.rank, N, ranks.gather, timeout_s=0.05)
+        if ranks.rank == 0:
+            with pytest.raises(RuntimeError, match="nothing for 0 s"):
+                pair.begin(torch.ones(N))()
+        ranks.gather(None)
+        return pair.takes(torch.ones(N))
+
+    assert on_ranks(2, work) == [False, True]

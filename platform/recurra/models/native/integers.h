@@ -83,45 +83,64 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) inline void vnni
 #endif
 
 #if defined(__x86_64__) && defined(__AVX2__)
-// The same sums on 16-bit products, which hold without saturation; of 16 columns.
-template <int rows>
-inline void avx2_block(Index count, const std::uint8_t* A, Index lda, const std::int8_t* W, std::int32_t* C) {
-    __m256i acc[rows][4];
-    for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < 4; ++v) acc[r][v] = _mm256_setzero_si256();
+// The same sums, with 8 columns in each of the vectors. Two products of numbers from -127 to 127 fit into 16 bits, so that
+// nothing is saturated; the first factors must be positive there, and give their signs to the second ones.
+constexpr Index ahead = 12;  // groups from memory
+template <int rows, int vectors>
+inline void avx2_block(Index count, const std::uint8_t* A, Index lda, const std::int8_t* W, const std::int32_t* offsets,
+                       std::int32_t* C) {
+    const __m256i added = _mm256_set1_epi8(-128), ones = _mm256_set1_epi16(1);
+    __m256i acc[rows][vectors];
+    for (int v = 0; v < vectors; ++v)
+        for (int r = 0; r < rows; ++r)
+            acc[r][v] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets + 8 * v));
     for (Index g = 0; g < count; ++g, W += narrow_panel * 4) {
-        __m256i w[4];
-        for (int v = 0; v < 4; ++v)
-            w[v] = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(W + 16 * v)));
+        __m256i a[rows], size[rows];
+        if (rows == 1)  // half a panel at a time is not what the processor foresees
+            for (int v = 0; v < vectors; v += 2)
+                _mm_prefetch(reinterpret_cast<const char*>(W + ahead * narrow_panel * 4 + 32 * v), _MM_HINT_T0);
         for (int r = 0; r < rows; ++r) {
             std::int32_t four;
             std::memcpy(&four, A + r * lda + g * 4, 4);
-            const __m256i a = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(four)));
-            for (int v = 0; v < 4; ++v) acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(a, w[v]));
+            a[r] = _mm256_xor_si256(_mm256_set1_epi32(four), added);
+            size[r] = _mm256_abs_epi8(a[r]);
+        }
+        for (int v = 0; v < vectors; ++v) {
+            const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(W + 32 * v));
+            for (int r = 0; r < rows; ++r) {
+                const __m256i pairs = _mm256_maddubs_epi16(size[r], _mm256_sign_epi8(w, a[r]));
+                acc[r][v] = _mm256_add_epi32(acc[r][v], _mm256_madd_epi16(pairs, ones));
+            }
         }
     }
     for (int r = 0; r < rows; ++r)
-        for (int v = 0; v < 4; ++v) {
-            alignas(32) std::int32_t pairs[8];
-            _mm256_store_si256(reinterpret_cast<__m256i*>(pairs), acc[r][v]);
-            for (int j = 0; j < 4; ++j) C[r * narrow_panel + 4 * v + j] = pairs[2 * j] + pairs[2 * j + 1];
-        }
+        for (int v = 0; v < vectors; ++v)
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(C + r * narrow_panel + 8 * v), acc[r][v]);
+}
+
+inline void avx2_panel(Index m, Index count, const std::uint8_t* A, Index lda, const std::int8_t* W,
+                       const std::int32_t* offsets, std::int32_t* C) {
+    Index r = 0;
+    for (; r + 2 <= m; r += 2)
+        for (Index j = 0; j < narrow_panel; j += 32)
+            avx2_block<2, 4>(count, A + r * lda, lda, W + j * 4, offsets + j, C + r * narrow_panel + j);
+    for (; r < m; ++r)
+        for (Index j = 0; j < narrow_panel; j += 64)
+            avx2_block<1, 8>(count, A + r * lda, lda, W + j * 4, offsets + j, C + r * narrow_panel + j);
 }
 #endif
 
 // Sums [m, 128] of one panel, with the offsets of its columns in them.
-inline void integer_panel(Index m, Index count, const std::uint8_t* A, const std::int8_t* W, std::int32_t* C) {
+inline void integer_panel(Index m, Index count, const std::uint8_t* A, const std::int8_t* W, const std::int32_t* offsets,
+                          std::int32_t* C) {
     const Index lda = count * 4;
 #ifdef RECURRA_EXTENSIONS
     if (extension(integers) >= dots) return vnni_panel(m, count, A, lda, W, C);
 #endif
 #if defined(__x86_64__) && defined(__AVX2__)
-    for (Index j = 0; j < narrow_panel; j += 16) {
-        Index r = 0;
-        for (; r + 2 <= m; r += 2) avx2_block<2>(count, A + r * lda, lda, W + j * 4, C + r * narrow_panel + j);
-        for (; r < m; ++r) avx2_block<1>(count, A + r * lda, lda, W + j * 4, C + r * narrow_panel + j);
-    }
+    return avx2_panel(m, count, A, lda, W, offsets, C);
 #else
+    (void)offsets;
     for (Index r = 0; r < m; ++r) {
         std::int32_t* c = C + r * narrow_panel;
         std::memset(c, 0, narrow_panel * sizeof(std::int32_t));

@@ -47,7 +47,7 @@ static void each_panel(Index m, const Matrix& W, const NarrowRoom& room, float* 
     const Index bytes = groups(W.depth, W.format) * group_bytes, panels = narrow_columns(W.n) / narrow_panel;
     for (Index step = 0; step < panels; ++step) {
         const Index j = (backwards ? panels - 1 - step : step) * narrow_panel;
-        panel(static_cast<const std::uint8_t*>(W.values) + j * bytes);
+        panel(static_cast<const std::uint8_t*>(W.values) + j * bytes, j);
         give_panel(m, W, j, room, C, ldc);
     }
 }
@@ -59,7 +59,7 @@ template <Format format>
 static void tiled_product(Index m, const Matrix& W, const NarrowRoom& room, float* C, Index ldc, bool backwards) {
     const Index cuts = tiles_along(W.depth, format), deep = groups(W.depth, format) / cuts;
     const Tiles tiles(m, deep);
-    each_panel(m, W, room, C, ldc, backwards, [&](const std::uint8_t* values) {
+    each_panel(m, W, room, C, ldc, backwards, [&](const std::uint8_t* values, Index) {
         tile_panel<format>(m, cuts, deep, room.rows, values, room.integer_sums());
     });
 }
@@ -73,13 +73,13 @@ void narrow_product(Index m, const float* A, const Matrix& W, float* C, Index ld
     const Extension highest = extension(static_cast<Format>(W.format));
     if (W.format == bfloats && highest == tiles) return tiled_product<bfloats>(m, W, room, C, ldc, backwards);
     if (W.format == bfloats)
-        return each_panel(m, W, room, C, ldc, backwards, [&](const std::uint8_t* values) {
+        return each_panel(m, W, room, C, ldc, backwards, [&](const std::uint8_t* values, Index) {
             bfloat_panel(m, count, room.rows, values, room.sums);
         });
     if (highest == tiles && m >= worth_tiles) return tiled_product<integers>(m, W, room, C, ldc, backwards);
 #endif
-    each_panel(m, W, room, C, ldc, backwards, [&](const std::uint8_t* values) {
-        integer_panel(m, count, room.rows, reinterpret_cast<const std::int8_t*>(values), room.integer_sums());
+    each_panel(m, W, room, C, ldc, backwards, [&](const std::uint8_t* values, Index j) {
+        integer_panel(m, count, room.rows, reinterpret_cast<const std::int8_t*>(values), W.offsets + j, room.integer_sums());
     });
 }
 

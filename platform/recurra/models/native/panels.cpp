@@ -52,7 +52,7 @@ void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const 
     using Rows = void (*)(Index, Index, const T*, Index, const T*, T*, Index, bool, bool);
     constexpr Rows by_count[] = {packed_rows<T, 1>, packed_rows<T, 2>, packed_rows<T, 3>,
                                  packed_rows<T, 4>, packed_rows<T, 5>, packed_rows<T, 6>};
-    constexpr Index width = panel_width<T>, many = vector_bytes == 64 ? 6 : 4;
+    constexpr Index width = panel_width<T>, many = 6;
     const Index panels = padded<T>(n) / width, blocks = (m + many - 1) / many;
     if (blocks == 1) return by_count[m - 1](panels, depth, A, lda, W, C, ldc, add, backwards);
     each_block(panels, vector_bytes == 64 ? 2 : 1, backwards, [&](Index p, Index count_p) {

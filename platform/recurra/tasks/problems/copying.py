@@ -77,6 +77,12 @@ class RepeatCopy(Problem):
         vectors, repeats = sizes
         return self.of(generator.integers(0, 2, (vectors, self.width)), repeats)
 
+    def draw_alike(self, generator: np.random.Generator, vectors: int, repeats: int, kinds: int = 8) -> Example:
+        """A problem with at most `kinds` different vectors, and often fewer. One of them is all zeros, as a step of silence is."""
+        few_PW = generator.integers(0, 2, (int(generator.integers(2, kinds + 1)), self.width))
+        few_PW[0] = 0
+        return self.of(few_PW[generator.integers(0, len(few_PW), vectors)], repeats)
+
     def of(self, bits_NW: Bits, repeats: int) -> Example:
         """The problem of these vectors, N + 1 + N * repeats + 1 steps."""
         answer = np.zeros((len(bits_NW) * repeats + 1, self.output_size), np.uint8)

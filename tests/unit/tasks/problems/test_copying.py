@@ -46,6 +46,18 @@ def test_the_number_of_repeats_has_mean_0_and_variance_1():
     assert problem.normalised(20) - problem.normalised(19) == pytest.approx(seen[1] - seen[0])
 
 
+def test_alike_sequences_to_repeat_have_few_vectors_and_often_zeros():
+    """What a network loses its place by: in random ones, a vector of zeros is rare, and looks like silence."""
+    problem, generator = RepeatCopy(), np.random.default_rng(0)
+    drawn = [problem.draw_alike(generator, 10, 3, kinds=8)["inputs"] for _ in range(200)]
+    kinds = [len(np.unique(inputs[:10], axis=0)) for inputs in drawn]
+
+    assert {len(inputs) for inputs in drawn} == {10 + 1 + 10 * 3 + 1}
+    assert max(kinds) <= 8
+    assert min(kinds) <= 2
+    assert sum(not inputs[:10].any(1).all() for inputs in drawn) > 100
+
+
 def test_a_posed_repeat_copy_is_what_training_saw():
     """The client says how often in plain numbers."""
     problem = RepeatCopy(width=2)
