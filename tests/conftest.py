@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from recurra.config.env import apply_ray_environment
 from recurra.orchestration.guard import Guard, Marked
@@ -17,6 +18,11 @@ from recurra.orchestration.local_cluster import ClusterOptions, LocalCluster
 from recurra.storage.server import EmbeddedServer
 
 apply_ray_environment()  # Ray reads most of it when it is first imported
+
+
+# Laws are about values: how long one takes says what else the machine does.
+settings.register_profile("any pace", deadline=None)
+settings.load_profile("any pace")
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,7 @@ SERVE = ServeConfig(replicas=2, cpus_per_replica=0.5, slots=32, sessions={"trust
 SCALED = SERVE.model_copy(
     update={
         "replicas": (0, 2),
-        "autoscaling": AutoscalingConfig(target_load=0.25, downscale_delay_s=3, idle_s=3),
+        "autoscaling": AutoscalingConfig(target_load=0.25, downscale_delay_s=6, idle_s=3),
         "deterministic": True,
     }
 )
@@ -319,7 +319,7 @@ def test_replicas_come_under_load_and_go_after_it(service, update):
 
     def client(seed: int) -> None:
         # Several answers each, so that the engine is full however quick it is beside its clients.
-        ask = {"model": "lm", "prompt": "load", "max_tokens": 300, "seed": seed, "n": 4}
+        ask = {"model": "lm", "prompt": "load", "max_tokens": 100, "seed": seed, "n": 4}
         with httpx.Client(base_url=service.url, timeout=120) as http:
             while not stop.is_set():
                 statuses.append(http.post("/v1/completions", json=ask).status_code)
