@@ -83,9 +83,10 @@ __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni"))) inline void vnni
 #endif
 
 #if defined(__x86_64__) && defined(__AVX2__)
+constexpr Index ahead = 12;  // groups that are fetched before they are needed
+
 // The same sums, with 8 columns in each of the vectors. Two products of numbers from -127 to 127 fit into 16 bits, so that
 // nothing is saturated; the first factors must be positive there, and give their signs to the second ones.
-constexpr Index ahead = 12;  // groups from memory
 template <int rows, int vectors>
 inline void avx2_block(Index count, const std::uint8_t* A, Index lda, const std::int8_t* W, const std::int32_t* offsets,
                        std::int32_t* C) {
