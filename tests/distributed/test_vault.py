@@ -8,9 +8,11 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 from ray.util import state
 from tests.distributed.test_serving import Service, publish, wait_for
 
@@ -49,10 +51,28 @@ def shard(index: int):
     return ray.get_actor(VAULT.actor_name(index), NAMESPACE)
 
 
+def ask_shard(index: int, method: str) -> Any:
+    """What it answers; asked again while Ray is still starting it after a death."""
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return ray.get(getattr(shard(index), method).remote(), timeout=60)
+        except RayActorError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def wait_until_settled() -> None:
+    """Until the vault has got over the death before: what every shard acknowledged is in two places again."""
+    for index in range(2):
+        ask_shard(index, "settled")
+
+
 def kill_shard(index: int) -> None:
-    """SIGKILL, as the kernel's memory killer does it; once the vault has got over the death before."""
-    ray.get([shard(other).settled.remote() for other in range(2)], timeout=120)
-    os.kill(ray.get(shard(index).pid.remote(), timeout=60), signal.SIGKILL)
+    """SIGKILL, as the kernel's memory killer does it."""
+    wait_until_settled()
+    os.kill(ask_shard(index, "pid"), signal.SIGKILL)
 
 
 def kill_replica(service: Service) -> None:
@@ -135,8 +155,9 @@ def test_a_vault_that_ends_is_found_again_in_the_store(service):
     with Client(service.url, tries=16) as client:
         session = client.session()
         number = session.step({"text": "def "}, generate=GREEDY)["step"]
-        ray.get([shard(index).settled.remote() for index in range(2)], timeout=120)
-        ray.get([shard(index).flush.remote() for index in range(2)], timeout=60)
+        wait_until_settled()
+        for index in range(2):
+            ask_shard(index, "flush")
         for index in range(2):
             ray.kill(shard(index), no_restart=True)
         answer = session.step({"text": "main"}, generate=GREEDY)
