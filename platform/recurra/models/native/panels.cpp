@@ -13,6 +13,7 @@ inline void packed_block(Index depth, const T* A, Index lda, const T* W, T* C, I
     for (int r = 0; r < rows; ++r)
         for (int v = 0; v < vectors; ++v)
             acc[r][v] = add ? *reinterpret_cast<const V*>(C + r * ldc + v * lanes) : V{};
+#pragma GCC unroll 4
     for (Index k = 0; k < depth; ++k, W += 2 * lanes) {
         V w[vectors];
         for (int v = 0; v < vectors; ++v) w[v] = *reinterpret_cast<const V*>(W + (v / 2) * panel + (v % 2) * lanes);
@@ -46,6 +47,12 @@ void packed_rows(Index panels, Index depth, const T* A, Index lda, const T* W, T
     });
 }
 
+// Asks for memory that is read soon, so that it is near by then.
+inline void fetch(const void* from, Index bytes) {
+    constexpr Index line = 64;
+    for (Index at = 0; at < bytes; at += line) __builtin_prefetch(static_cast<const char*>(from) + at, 0, 2);
+}
+
 template <class T>
 void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const T* W, T* C, Index ldc, bool add,
                     bool backwards) {
@@ -56,9 +63,12 @@ void packed_product(Index m, Index n, Index depth, const T* A, Index lda, const 
     const Index panels = padded<T>(n) / width, blocks = (m + many - 1) / many;
     if (blocks == 1) return by_count[m - 1](panels, depth, A, lda, W, C, ldc, add, backwards);
     each_block(panels, vector_bytes == 64 ? 2 : 1, backwards, [&](Index p, Index count_p) {
+        const Index next = backwards ? p - count_p : p + count_p, size = count_p * width * depth;
+        const T* w = W + p * width * depth;
         for (Index b = 0; b < blocks; ++b) {  // of about the same size: one of a single row is half idle
-            const Index r = m * b / blocks, count = m * (b + 1) / blocks - r;
-            const T* w = W + p * width * depth;
+            const Index r = m * b / blocks, count = m * (b + 1) / blocks - r, from = size * b / blocks;
+            if (next >= 0 && next + count_p <= panels)  // a share of what comes after this panel with every block
+                fetch(W + next * width * depth + from, (size * (b + 1) / blocks - from) * Index(sizeof(T)));
             by_count[count - 1](count_p, depth, A + r * lda, lda, w, C + r * ldc + p * width, ldc, add, false);
         }
     });

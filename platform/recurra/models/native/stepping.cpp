@@ -33,13 +33,11 @@ inline void step_layer(const Step& s, const StepSpace& at, const StepLayer& laye
     float* last = input + chunk * (D > H ? D : H);
     for (Index r = 0; r < m; ++r) std::memcpy(last + r * H, layer.h + rows[r] * layer.stride_h, H * sizeof(float));
     if (s.backwards()) times(s, at, m, last, layer.of_output, raw);
-    if (!tokens) {
-        times(s, at, m, input, layer.of_input, projected);
-        shift_share(layer, m, projected);
-    }
+    if (!tokens) times(s, at, m, input, layer.of_input, projected);
     if (!s.backwards()) times(s, at, m, last, layer.of_output, raw);
     if (layer.residual) std::memcpy(last, input, m * D * sizeof(float));  // residual layers are as wide as their input
     for (Index r = 0; r < m; ++r) {
+        if (!tokens) shift_share(layer, 1, projected + r * wide);
         const float* own = tokens ? s.table + tokens[r] * wide : projected + r * wide;
         float *h = layer.h + rows[r] * layer.stride_h, *c = layer.c ? layer.c + rows[r] * layer.stride_c : nullptr;
         advance(cell, own, raw + r * wide, h, c, {nullptr, nullptr}, s.workspace + at.tape, h, c);
