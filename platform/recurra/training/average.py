@@ -10,7 +10,8 @@ from torch import Tensor
 
 
 class WeightAverage:
-    """Follows the parameters of a model, by name, with a given decay."""
+    """Follows the parameters of a model, by name, with a given decay; with a lower one in the first updates, so that what
+    the weights were at the start is soon forgotten."""
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self._decay = decay
@@ -18,9 +19,10 @@ class WeightAverage:
         self.values: dict[str, Tensor] = {name: value.detach().clone() for name, value in self._parameters.items()}
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the average towards the weights after an update."""
-        torch._foreach_lerp_(list(self.values.values()), list(self._parameters.values()), 1 - self._decay)
+    def update(self, step: int) -> None:
+        """Move the average towards the weights after update `step`, counted from 1."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.values.values()), list(self._parameters.values()), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

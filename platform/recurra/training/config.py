@@ -175,7 +175,8 @@ class TrainConfig(Section):
     bf16-mixed: also on CPUs that have it (AMX), where LSTMs gain most; fp16-mixed: for GPUs without bfloat16, its losses
     scaled so that small gradients do not vanish."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of an exponential moving average of the weights, which is then what is evaluated and published."""
+    """Decay of an exponential moving average of the weights, which is then what is evaluated and published. After update n
+    it is at most (1 + n) / (10 + n): an average over the last tenth or so of a run that is still short."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Updates between two evaluations; null = at the end of each epoch and of the run."""
     evaluate_batches: int | None = Field(default=None, ge=1)

@@ -139,7 +139,7 @@ class TrainStep:
         layer_norms = self.gradients.norms() if step % LAYERS_EVERY == 0 else {}
         spike = limit is not None and np.isfinite(norm) and total / max(count, 1.0) > limit
         if np.isfinite(norm) and not spike:
-            self._update(norm, rate)
+            self._update(norm, rate, step)
         return StepResult(
             loss=total / max(count, 1.0),
             count=count,
@@ -201,11 +201,11 @@ class TrainStep:
                     view.add_(gradients.parameters[name].detach().sign(), alpha=self._l1)
         return float(gradients.norm().item())
 
-    def _update(self, norm: float, rate: float) -> None:
+    def _update(self, norm: float, rate: float, step: int) -> None:
         self.gradients.clip(self.config.gradient_clip, norm)
         self.optimizer.step(rate)
         if self.average is not None:
-            self.average.update()
+            self.average.update(step)
 
 
 def _computed_steps(batch: Batch, lookahead: int) -> int:

@@ -5,15 +5,27 @@ from recurra.training.average import WeightAverage
 
 
 def test_the_average_follows_the_weights():
-    """After n updates it is the geometric mean that its decay says."""
+    """After many updates it moves by what its decay says."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
     average = WeightAverage(dict(model.named_parameters()), decay=0.5)
-    for value in (2.0, 3.0):
+    for step, value in enumerate((2.0, 3.0)):
         nn.init.constant_(model.weight, value)
-        average.update()
+        average.update(1000 + step)
 
     assert average.values["weight"].item() == 2.25  # 0.5 * (0.5 * 1 + 0.5 * 2) + 0.5 * 3
+
+
+def test_what_the_weights_were_at_the_start_is_soon_forgotten():
+    """Of a start at 1 and weights of 0 ever since, a thousandth is left after ten updates; the decay alone would leave 0.99."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, 1.0)
+    average = WeightAverage(dict(model.named_parameters()), decay=0.999)
+    nn.init.zeros_(model.weight)
+    for step in range(1, 11):
+        average.update(step)
+
+    assert 0 < average.values["weight"].item() < 1e-3
 
 
 def test_the_weights_come_back_after_an_evaluation():
