@@ -24,16 +24,19 @@ import ray.train
 import ray.train.collective
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recurra.config.load import dump, parse
-from recurra.errors import ClusterError, RecurraError, StorageError, TrainingError
+from recurra.errors import ClusterError, RecurraError, TrainingError
 from recurra.telemetry.fleet import SOME_MEMORY, FleetReporter
 from recurra.telemetry.metrics import Metrics
 from recurra.training.callbacks.preemption import SaveBeforePreemption
 from recurra.training.events import RunEvent
+from recurra.training.failures import comes_again, own_error
 from recurra.training.lease import Lease
 from recurra.training.ranks import join_group, leave_group
 from recurra.training.relay import Relay
@@ -141,14 +144,35 @@ def _trainer(run: TrainRun, config: dict[str, Any]) -> DataParallelTrainer:
 
 
 class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray's trainer without two helper processes of 3 s of CPU each: one looks after Ray datasets, which we have none
-    of, one after placement groups of a controller that died, which end with our driver. TorchTrainer's own group setup
-    would import torch in the controller, too; ours is `join_group`.
+    """Ray's trainer without three helper processes of 3 s of CPU each: one looks after Ray datasets, which we have none
+    of, one after placement groups of a controller that died, which end with our driver, one tells an autoscaler of what
+    a run of one size needs, which its placement group says, too. TorchTrainer's own group setup would import torch in the
+    controller, too; ours is `join_group`. And it does not start workers anew for an error that comes again.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        # Classes of a function travel whole: the controller must not import this file for them, and torch with it.
+        class FailsForGood(DefaultFailurePolicy):  # type: ignore[misc]
+            def make_decision(self, training_failed_error: Any) -> Any:
+                if comes_again(own_error(getattr(training_failed_error, "worker_failures", {}))):
+                    return FailureDecision.RAISE
+                return super().make_decision(training_failed_error)
+
+        class OneSize(FixedScalingPolicy):  # type: ignore[misc]
+            def after_controller_start(self, train_run_context: Any) -> None:
+                pass
+
+            def _maybe_send_resource_request(self) -> None:
+                pass
+
+        arguments["failure_policy"] = FailsForGood(self.run_config.failure_config)
+        if not self.scaling_config.elasticity_enabled:
+            arguments["scaling_policy"] = OneSize(self.scaling_config)
+        return super()._initialize_and_run_controller(**arguments)
 
 
 def _work_on_ray(config: dict[str, Any]) -> None:
@@ -176,7 +200,7 @@ def _work_on_ray(config: dict[str, Any]) -> None:
         try:
             result = work(run, surroundings)
         except RecurraError as exc:
-            if not isinstance(exc, StorageError):
+            if comes_again(exc):
                 ray.get(relay.end.remote(type(exc)(str(exc))))
             raise
     leave_group()
@@ -280,12 +304,9 @@ def _outcome(relay: Any) -> RunResult:
 def _as_ours(error: BaseException, run: TrainRun) -> RecurraError:
     """The error of a worker, if it is one of ours; else that workers were lost."""
     failures = getattr(error, "worker_failures", None) or {0: error}
-    rank, cause = next(iter(sorted(failures.items())))
-    chain: BaseException | None = cause
-    while chain is not None:
-        if isinstance(chain, RecurraError):
-            return chain
-        chain = chain.__cause__ or getattr(chain, "base_exc", None)
+    if (own := own_error(failures)) is not None:
+        return own
+    rank, cause = min(failures.items())
     return TrainingError(
         f"Workers were lost more than train.max_failures = {run.train.max_failures} times; the last was rank {rank}: "
         f"{str(cause).strip().splitlines()[-1]}. Start the run again to go on from its last checkpoint."
