@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from recurra.config.env import apply_ray_environment
 from recurra.orchestration.guard import Guard, Marked
@@ -20,8 +20,8 @@ from recurra.storage.server import EmbeddedServer
 apply_ray_environment()  # Ray reads most of it when it is first imported
 
 
-# Laws are about values: how long one takes says what else the machine does.
-settings.register_profile("any pace", deadline=None)
+# Laws are about values: how long one takes, or making its examples does, says what else the machine does.
+settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any pace")
 
 
