@@ -1,4 +1,4 @@
-"""The loop on Ray Train: workers are placed, restarted and resized by Ray; data and state are ours. The only Ray file.
+"""The loop on Ray Train: workers are placed, restarted and resized by Ray; data and state are ours.
 
 Ray keeps no checkpoint of ours: it restarts the function below, which goes on from the newest manifest in the store.
 """
@@ -24,8 +24,6 @@ import ray.train
 import ray.train.collective
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -39,6 +37,7 @@ from recurra.training.events import RunEvent
 from recurra.training.failures import comes_again, own_error
 from recurra.training.lease import Lease
 from recurra.training.ranks import join_group, leave_group
+from recurra.training.ray_control import FailForGood, OneSize, WatchForPreemption
 from recurra.training.relay import Relay
 from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
@@ -144,10 +143,9 @@ def _trainer(run: TrainRun, config: dict[str, Any]) -> DataParallelTrainer:
 
 
 class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray's trainer without three helper processes of 3 s of CPU each: one looks after Ray datasets, which we have none
-    of, one after placement groups of a controller that died, which end with our driver, one tells an autoscaler of what
-    a run of one size needs, which its placement group says, too. TorchTrainer's own group setup would import torch in the
-    controller, too; ours is `join_group`. And it does not start workers anew for an error that comes again.
+    """Ray's trainer without four helper processes of 2 to 3 s of CPU each: one looks after Ray datasets, which we have none
+    of, one after placement groups of a controller that died, which end with our driver, and two do what ray_control.py
+    does. TorchTrainer's own group setup would import torch in the controller, too; ours is `join_group`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -155,23 +153,10 @@ class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        # Classes of a function travel whole: the controller must not import this file for them, and torch with it.
-        class FailsForGood(DefaultFailurePolicy):  # type: ignore[misc]
-            def make_decision(self, training_failed_error: Any) -> Any:
-                if comes_again(own_error(getattr(training_failed_error, "worker_failures", {}))):
-                    return FailureDecision.RAISE
-                return super().make_decision(training_failed_error)
-
-        class OneSize(FixedScalingPolicy):  # type: ignore[misc]
-            def after_controller_start(self, train_run_context: Any) -> None:
-                pass
-
-            def _maybe_send_resource_request(self) -> None:
-                pass
-
-        arguments["failure_policy"] = FailsForGood(self.run_config.failure_config)
+        arguments["failure_policy"] = FailForGood(self.run_config.failure_config)
         if not self.scaling_config.elasticity_enabled:
             arguments["scaling_policy"] = OneSize(self.scaling_config)
+        arguments["callbacks"] = [*arguments["callbacks"], WatchForPreemption()]
         return super()._initialize_and_run_controller(**arguments)
 
 
