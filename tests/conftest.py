@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from recurra.config.env import apply_ray_environment
 from recurra.orchestration.guard import Guard, Marked
@@ -20,8 +20,10 @@ from recurra.storage.server import EmbeddedServer
 apply_ray_environment()  # Ray reads most of it when it is first imported
 
 
-# Laws are about values: how long one takes says what else the machine does.
-settings.register_profile("any pace", deadline=None)
+HERE = Path(__file__).parent
+
+# Laws are about values: how long one takes, or making its examples does, says what else the machine does.
+settings.register_profile("any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any pace")
 
 
@@ -55,11 +57,36 @@ def local_url(tmp_path: Path) -> str:
     return f"file://{tmp_path}/store"
 
 
+running: list[LocalCluster] = []
+"""The cluster of all files that need one: they come one after the other."""
+
+
 @pytest.fixture(scope="session")
-def ray_cluster(s3_server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+def no_cluster_is_left() -> Iterator[None]:
+    yield
+    end_cluster()
+
+
+@pytest.fixture(scope="module")
+def ray_cluster(
+    s3_server: EmbeddedServer, no_cluster_is_left: None, tmp_path_factory: pytest.TempPathFactory
+) -> LocalCluster:
     """A real Ray head of 4 logical CPUs whose processes reach `s3_server`; `.address` is for `ray.init`."""
-    options = ClusterOptions(num_cpus=4, environment=s3_server.environment(), ends_with_us=True)
-    cluster = LocalCluster(tmp_path_factory.mktemp("ray"), options).start()
-    yield cluster
-    cluster.kill_node(cluster.record.pid)  # nobody needs it again, and stopping in order takes seconds
-    cluster.stop()
+    if not running:
+        options = ClusterOptions(num_cpus=4, environment=s3_server.environment(), ends_with_us=True)
+        running.append(LocalCluster(tmp_path_factory.mktemp("ray"), options).start())
+    return running[0]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Behind the tests on the cluster come those of single rooms: idle, it takes a twentieth of a core from them."""
+    if running and item.path.is_relative_to(HERE / "unit") and item.get_closest_marker("ray") is None:
+        end_cluster()
+
+
+def end_cluster() -> None:
+    """Nobody needs it again, and stopping in order takes seconds."""
+    while running:
+        cluster = running.pop()
+        cluster.kill_node(cluster.record.pid)
+        cluster.stop()

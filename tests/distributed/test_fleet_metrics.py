@@ -63,7 +63,7 @@ def counted(text: str) -> float:
     return value(text, 'recurra_prompt_tokens_total{model="m"}')
 
 
-def eventually(condition, timeout_s: float = 30.0) -> None:
+def eventually(condition, timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

@@ -23,7 +23,7 @@ from recurra.orchestration.render import render_kubernetes
 from recurra.registry.loading import load_model
 from recurra.registry.registry import Registry
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 NAME = "kubernetes"
 
@@ -106,7 +106,7 @@ def served(ray_cluster, manifests, trained):
             assert found.get("status") != "DEPLOY_FAILED", found
             return found.get("status", "")
 
-        wait_until(lambda: status() == "RUNNING", 200)
+        wait_until(lambda: status() == "RUNNING", 400)
         with httpx.Client(
             base_url=f"{ray_cluster.serve_url}/{NAME}",
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -119,7 +119,7 @@ def served(ray_cluster, manifests, trained):
 
 def put_as_the_operator_does(dashboard: httpx.Client, applications: str, document: dict) -> None:
     """KubeRay puts the document again at each reconciliation until Serve has taken it; the first may come too early."""
-    for _ in range(5):
+    for _ in range(20):
         answer = dashboard.put(applications, json=document)
         if answer.is_success:
             return
@@ -143,7 +143,7 @@ def test_the_rayjobs_entrypoint_trains_and_publishes(trained, base_url):
 
 def test_the_rayservices_application_answers(served):
     """The bundle that the RayJob published is behind the endpoint that the RayService opens."""
-    wait_until(lambda: served.get("/health/ready").status_code == 200, 60)
+    wait_until(lambda: served.get("/health/ready").status_code == 200, 240)
     answer = served.post("/v1/completions", json={"model": NAME, "prompt": "abc", "max_tokens": 4})
 
     assert answer.status_code == 200, answer.text

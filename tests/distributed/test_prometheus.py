@@ -109,7 +109,7 @@ def query(server: str, expression: str) -> dict[str, float]:
     }
 
 
-def eventually(get, expected, timeout_s: float = 30.0) -> None:
+def eventually(get, expected, timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while True:
         try:

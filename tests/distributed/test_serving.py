@@ -35,8 +35,10 @@ from recurra.tasks.language_model import LanguageModelConfig, LanguageModelTask
 pytestmark = pytest.mark.ray
 
 BYTES = ByteVocabulary()
-LEAVING_S = 10.0
-"""Longest wait for text while a replica leaves, on a machine that is busy with other tests; below 2 s on one that is not."""
+LEAVING_S = 20.0
+"""Longest wait for text while a replica leaves, on a slow machine that is busy with other tests; below 2 s on one that is not."""
+PATIENCE_S = 120.0
+"""For one answer: the first session waits for the processes of the vault to start."""
 SERVE = ServeConfig(replicas=2, cpus_per_replica=0.5, slots=32, sessions={"trust_s": 1.0, "on_update": "replay"})
 SCALED = SERVE.model_copy(
     update={
@@ -69,13 +71,13 @@ class Service:
         self.registry_url = registry_url
         self.api = ServeApi(cluster.dashboard_url)
         self.url = cluster.serve_url
-        self.client = httpx.Client(base_url=self.url, timeout=30)
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
 
     def deploy(self, serve: ServeConfig) -> None:
         run = ServeRun(name="lm", model="lm@production", registry=self.registry_url, serve=serve)
         run = released(run, Registry(self.registry_url))
-        self.api.deploy(run, http_port=self.cluster.record.ports.http, timeout_s=120, progress=print)
-        wait_for(lambda: len(self.replica_urls()) >= serve.replica_range[0], 30)
+        self.api.deploy(run, http_port=self.cluster.record.ports.http, timeout_s=300, progress=print)
+        wait_for(lambda: len(self.replica_urls()) >= serve.replica_range[0], 120)
 
     def replicas(self) -> int:
         (status,) = [status for status in self.api.statuses() if status.name == "lm"]
@@ -95,7 +97,7 @@ def is_ready(url: str, port: int) -> bool:
         if probe.connect_ex(("127.0.0.1", port)) != 0:
             return False
     try:
-        return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
+        return httpx.get(f"{url}/health/ready", timeout=20).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -196,18 +198,18 @@ def test_500_requests_to_two_replicas_are_500_in_metrics(service):
     assert statuses == [200] * 500
     assert counted(service.client) - before == 500
     for url in service.replica_urls():
-        with httpx.Client(base_url=url, timeout=30) as direct:
+        with httpx.Client(base_url=url, timeout=PATIENCE_S) as direct:
             assert counted(direct) - before == 500
 
 
 def test_a_session_goes_on_at_another_replica(service):
     """No replica owns a session: the other one finds its state in the store, and the answer is the same."""
     one, other = service.replica_urls()
-    id = httpx.post(f"{one}/v1/sessions").json()["id"]
+    id = httpx.post(f"{one}/v1/sessions", timeout=PATIENCE_S).json()["id"]
     step = 0
     for turn, text in enumerate(("def ", "main", "():", "\n")):
-        url = (one, other)[turn % 2]
-        answer = httpx.post(f"{url}/v1/sessions/{id}/step", json={"step": step, "input": {"text": text}}).json()
+        url, body = (one, other)[turn % 2], {"step": step, "input": {"text": text}}
+        answer = httpx.post(f"{url}/v1/sessions/{id}/step", json=body, timeout=PATIENCE_S).json()
         step = answer["step"]
     whole = service.client.post("/v1/predict/lm", json={"instances": [{"prompt": "def main():\n"}]}).json()
 
@@ -220,13 +222,13 @@ def test_a_session_goes_on_at_another_replica(service):
 def test_a_session_speaks_over_a_websocket_through_haproxy(service):
     """The upgrade passes HAProxy and Ray's server, and text comes while it is generated."""
     id = service.client.post("/v1/sessions").json()["id"]
-    with connect(f"{service.url.replace('http', 'ws')}/v1/sessions/{id}/stream") as socket:
+    with connect(f"{service.url.replace('http', 'ws')}/v1/sessions/{id}/stream", open_timeout=PATIENCE_S) as socket:
         socket.send(json.dumps({"input": {"text": "def "}, "generate": {"max_tokens": 200, "temperature": 0}}))
-        events = [json.loads(socket.recv(timeout=30))]
+        events = [json.loads(socket.recv(timeout=PATIENCE_S))]
         while "step" not in events[-1]:
-            events.append(json.loads(socket.recv(timeout=30)))
+            events.append(json.loads(socket.recv(timeout=PATIENCE_S)))
         socket.send(json.dumps({"input": {"text": "x"}, "step": events[-1]["step"]}))
-        after = json.loads(socket.recv(timeout=30))
+        after = json.loads(socket.recv(timeout=PATIENCE_S))
 
     assert len(events) > 3
     assert [t for event in events[:-1] for t in event["tokens"]] == events[-1]["generated"]["tokens"]
@@ -237,10 +239,10 @@ def test_haproxy_cuts_clients_that_never_finish_what_they_send(service):
     """A head or a body that does not come is answered with 408 before a replica hears of it; 300 connections at once are served."""
     host, _, port = service.url.removeprefix("http://").partition(":")
     head = b"POST /v1/predict/lm HTTP/1.1\r\nHost: x\r\n"
-    slow = [socket.create_connection((host, int(port)), timeout=30) for _ in range(2)]
+    slow = [socket.create_connection((host, int(port)), timeout=PATIENCE_S) for _ in range(2)]
     slow[0].sendall(head)
     slow[1].sendall(head + b"Content-Length: 100\r\n\r\n{")
-    many = [socket.create_connection((host, int(port)), timeout=30) for _ in range(300)]
+    many = [socket.create_connection((host, int(port)), timeout=PATIENCE_S) for _ in range(300)]
     for connection in many:
         connection.sendall(b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
     statuses = {connection.recv(4096)[:13] for connection in many}
@@ -256,14 +258,14 @@ def test_a_client_that_leaves_frees_the_slots(service):
     """Through HAProxy, too, the engine learns that nobody reads any more."""
     ask = {"model": "lm", "prompt": "a", "max_tokens": 1024, "temperature": 0, "stream": True, "n": 16}
     for _ in range(4):
-        with httpx.stream("POST", f"{service.url}/v1/completions", json=ask, timeout=10) as response:
+        with httpx.stream("POST", f"{service.url}/v1/completions", json=ask, timeout=PATIENCE_S) as response:
             next(response.iter_raw())
 
     def all_free() -> bool:
         lines = service.client.get("/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith("recurra_slots_used{")) == 0
 
-    wait_for(all_free, 10)
+    wait_for(all_free, PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -284,7 +286,7 @@ def update(service) -> Iterator[tuple[str, str, list[Talk]]]:
         for future in going:
             future.result()
         for talk in talks:
-            wait_for(lambda talk=talk: talk.step()["digest"] == new, 60)
+            wait_for(lambda talk=talk: talk.step()["digest"] == new, PATIENCE_S)
         yield old, new, talks
 
 
@@ -309,11 +311,11 @@ def test_a_session_that_an_update_replays_is_one_that_the_new_bundle_has_read_fr
         assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_replicas_come_under_load_and_go_after_it(service, update):
     """0 -> 1 -> 2 -> 1 -> 0 -> 1, and no request fails on the way. Streams of sessions go on elsewhere where the leaving
     replica ends them; sessions that were begun before there was no replica go on after it."""
-    wait_for(lambda: service.replicas() == 0, 180)
+    wait_for(lambda: service.replicas() == 0, 300)
     stop = threading.Event()
     statuses: list[int] = []
 
@@ -328,7 +330,7 @@ def test_replicas_come_under_load_and_go_after_it(service, update):
     for thread in clients:
         thread.start()
     try:
-        wait_for(lambda: service.replicas() == 2, 180)
+        wait_for(lambda: service.replicas() == 2, 300)
     finally:
         stop.set()
         for thread in clients:
@@ -336,10 +338,10 @@ def test_replicas_come_under_load_and_go_after_it(service, update):
     with Client(service.url) as client:
         sessions = [client.session({"text": "def "}) for _ in range(8)]
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        reading = [pool.submit(stream_until, service, lambda: service.replicas() == 1) for _ in range(3)]
-        wait_for(lambda: service.replicas() == 1, 180)
+        reading = [pool.submit(stream_until, service, lambda: service.replicas() <= 1) for _ in range(3)]
+        wait_for(lambda: service.replicas() <= 1, 300)
         read = [future.result() for future in reading]
-    wait_for(lambda: service.replicas() == 0, 180)
+    wait_for(lambda: service.replicas() == 0, 300)
     begin = time.monotonic()
     with Client(service.url, timeout_s=120) as client:
         again = [client.session(id=session.id) for session in sessions]

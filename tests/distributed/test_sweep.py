@@ -30,11 +30,31 @@ from recurra.training.work import train_here
 
 pytestmark = pytest.mark.ray
 STEPS = 120
+HELD = """
+import time
+from pathlib import Path
+from recurra.training.callbacks.base import Callback
+from recurra.training.trainer import Due
+
+class Held(Callback):
+    def stepped(self, trainer, batch, result):
+        file = Path("{folder}/hold")
+        if trainer.name == "rates-003" and trainer.progress.step == 30 and file.exists():
+            file.unlink()
+            time.sleep(300)
+            raise TimeoutError("nobody came to kill the sweep")
+        return Due()
+"""
+"""The third trial waits to be killed with a checkpoint behind it, once."""
 
 
 @pytest.fixture
-def sweep_file(tmp_path: Path, s3_url: str) -> Path:
+def sweep_file(tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three learning rates: slow, hopeless, good."""
+    (tmp_path / "held_trial.py").write_text(HELD.format(folder=tmp_path))
+    (tmp_path / "hold").touch()
+    monkeypatch.chdir(tmp_path)  # Ray's workers import from where their driver is
+    monkeypatch.syspath_prepend(tmp_path)
     vocabulary = ByteVocabulary()
     schema = SequenceSchema((Column("tokens", vocabulary.dtype),))
     generator = np.random.default_rng(3)
@@ -52,6 +72,7 @@ def sweep_file(tmp_path: Path, s3_url: str) -> Path:
             "global_batch": {"sequences": 8},
             "evaluate_every": 20,
             "checkpoint_every": {"steps": 20},
+            "callbacks": ["held_trial:Held"],
         },
         "runs": f"{s3_url}/runs",
     }
@@ -67,7 +88,7 @@ def sweep_file(tmp_path: Path, s3_url: str) -> Path:
     return file
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, sweep_file: Path, s3_url: str, capsys, monkeypatch) -> None:
     """Typed again, it makes no finished trial again, and the interrupted one has the losses that it would have had."""
     runs = open_store(f"{s3_url}/runs")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def undisturbed(driver, make_run) -> TrainRun:
     return run
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_run_whose_worker_is_killed_finishes_by_itself_and_exactly(undisturbed, make_run, witness_dir):
     """SIGKILL in mid-epoch, and between two checkpoints: no sequence skipped or repeated, the same weights and log."""
     run = make_run("killed")
@@ -196,7 +197,7 @@ def test_the_best_checkpoint_is_published(undisturbed, base_url):
     assert loaded.bundle.lineage["run"] in ("undisturbed", "killed", "hunted", "homeless")
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_an_error_that_comes_again_is_told_once(driver, make_run):
     """Trying again does not cure a run that diverges: the user gets our error, not Ray's."""
     run = make_run("wrong", callbacks=["training_witness:Wrong"])
@@ -205,15 +206,22 @@ def test_an_error_that_comes_again_is_told_once(driver, make_run):
         launch(run, None, lambda event: None)
 
 
-@pytest.mark.timeout(400)
-def test_a_hanging_run_is_explained_and_can_be_made_again(driver, make_run, capsys):
+@pytest.mark.timeout(900)
+def test_a_hanging_run_is_explained_and_can_be_made_again(driver, make_run, witness_dir, capsys):
     """One rank stands still, so all do: the stacks of each are in the store. `recurra rerun` has the same losses."""
     run = make_run("hanging", steps=6, guard={"stall": 1.0}, callbacks=["training_witness:Hang"])
-    launch(run, None, lambda event: None)
     store = run.open_store()
-    stacks = {info.key.partition("-")[2][:9]: store.read(info.key).decode() for info in store.list("stalls/")}
-    assert sorted(stacks) == ["rank00000", "rank00001"]
-    assert "training_witness.py" in stacks["rank00001"] and "finish_sum" in stacks["rank00000"]
+
+    def explained() -> bool:
+        stacks = [(info.key.partition("-")[2][:9], store.read(info.key).decode()) for info in store.list("stalls/")]
+        hangs = any(rank == "rank00001" and "training_witness.py" in text for rank, text in stacks)
+        return hangs and any(rank == "rank00000" and "finish_sum" in text for rank, text in stacks)
+
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(wait_for, explained, "nothing explains why the run stands still")
+        seen.add_done_callback(lambda _: (witness_dir / "go-on").touch())
+        launch(run, None, lambda event: None)
+        seen.result()
 
     assert command_line(["rerun", "hanging", "--runs", run.runs, "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
@@ -236,16 +244,16 @@ def test_a_cluster_without_room_says_what_is_missing(driver, make_run):
         launch(run, None, lambda event: None)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_node_that_is_taken_away_leaves_a_checkpoint_before_it_goes(driver, ray_cluster, make_run, witness_dir):
     """Two raylets, and the notice that one of them goes, as a cloud gives it: nothing else asks this run for a checkpoint."""
     raylet = ray_cluster.add_node(3, {"spot": 1})
     run = make_run(
         "preempted",
         threads=3,
-        steps=80,
+        steps=400,
         checkpoint_every={"steps": 10_000},
-        evaluate_every=80,
+        evaluate_every=400,
         callbacks=["training_witness:Witness", "training_witness:Slow"],
     )
     noticed_s: list[float] = []
@@ -258,7 +266,7 @@ def test_a_node_that_is_taken_away_leaves_a_checkpoint_before_it_goes(driver, ra
         os.killpg(raylet, signal.SIGKILL)
 
     log = read_log(run.open_store())
-    saved = [event for event in log.of_kind("saved") if event["step"] < 80]
+    saved = [event for event in log.of_kind("saved") if event["step"] < 400]
     assert log.of_kind("started")[0]["workers"] == 2
     assert saved and noticed_s[0] < saved[0]["time"] < noticed_s[0] + GRACE_S
     assert saved[0]["blocked_seconds"] <= saved[0]["seconds"] < GRACE_S

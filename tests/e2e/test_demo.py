@@ -17,7 +17,7 @@ import yaml
 from recurra.orchestration.demo import JOB
 from recurra.orchestration.processes import processes_with
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 DEMO = [sys.executable, "-m", "recurra.cli.main", "demo"]
 PREPARE = """
 import argparse

@@ -14,7 +14,7 @@ from recurra.data.write import DatasetWriter
 
 from .conftest import Command
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

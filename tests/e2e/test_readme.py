@@ -43,7 +43,7 @@ recurra down
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not BLOCKS, reason="README.md has no part between test:begin and test:end")
 def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
     """The first five minutes decide whether there is a sixth."""

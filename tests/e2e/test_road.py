@@ -13,7 +13,7 @@ from recurra.orchestration.local_cluster import LocalCluster
 
 from .conftest import Command, write_reviews
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

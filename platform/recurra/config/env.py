@@ -33,6 +33,8 @@ RAY_ENVIRONMENT = {
     "RAY_health_check_period_ms": "1000",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+    # A process of its own for each attempt; the controller watches itself (training/ray_control.py).
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
 }

@@ -127,10 +127,14 @@ class LocalCluster:
             raise ClusterError(f"A Ray cluster already runs in {self.directory}. Use it, or stop it: 'recurra down'.")
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
-            self._start_head(ClusterPorts.choose(http_port))
+            self._start_head_in_a_block(http_port)
         except ClusterError:
-            self._start_head(ClusterPorts.choose(http_port))
+            self._start_head_in_a_block(http_port)
         return self
+
+    def _start_head_in_a_block(self, http_port: int | None) -> None:
+        with ClusterPorts.claimed(http_port) as ports:
+            self._start_head(ports)
 
     def _start_head(self, ports: ClusterPorts) -> None:
         record = ClusterRecord(secrets.token_hex(8), 0, "", _short_temp_dir(), ports)

@@ -1,6 +1,7 @@
 """Ports of a local cluster: one block of its own, whose first port its head listens on as long as it lives.
 
 So a cluster that runs is seen by whoever looks for a block, though most of its ports are taken only later, by replicas.
+While it starts, its block is claimed by a lock.
 Ray's workers take 10002-19999, the embedded S3 server 20000-22699, outgoing connections 32768 and up.
 """
 
@@ -8,10 +9,13 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Self
 
 from recurra.errors import ClusterError
+from recurra.storage.ports import claimed
 
 FIRST, LAST = 23000, 29999
 BLOCK_PORTS = 250
@@ -76,7 +80,25 @@ class ClusterPorts:
         Raises:
             ClusterError: No block is free.
         """
-        start = free_block(BLOCK_PORTS)
+        return cls._of(free_block(BLOCK_PORTS), http)
+
+    @classmethod
+    @contextmanager
+    def claimed(cls, http: int | None = None) -> Iterator[Self]:
+        """As `choose`; inside the `with` nobody else of this user is given the block, and by its end the head must listen.
+
+        Raises:
+            ClusterError: No block is free.
+        """
+        for start in _starts(BLOCK_PORTS):
+            with claimed(str(start), wait=False) as ours:
+                if ours and _all_free(start, BLOCK_PORTS):
+                    yield cls._of(start, http)
+                    return
+        raise _none_is_free(BLOCK_PORTS)
+
+    @classmethod
+    def _of(cls, start: int, http: int | None) -> Self:
         names = [item.name for item in fields(cls) if not item.name.startswith("replica")]
         chosen = {name: start + offset for offset, name in enumerate(names)}
         if http is not None:
@@ -117,11 +139,10 @@ def free_block(length: int) -> int:
     Raises:
         ClusterError: There is no such run.
     """
-    starts = range(FIRST, LAST + 2 - length, length)
-    for start in _RANDOM.sample(starts, len(starts)):
-        if all(is_free(port) for port in range(start, start + length)):
+    for start in _starts(length):
+        if _all_free(start, length):
             return start
-    raise ClusterError(f"Ports {FIRST}-{LAST} have no {length} free ones in a row. Stop other servers.")
+    raise _none_is_free(length)
 
 
 def is_free(port: int) -> bool:
@@ -133,3 +154,17 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _starts(length: int) -> list[int]:
+    """First ports of all blocks, in any order."""
+    starts = range(FIRST, LAST + 2 - length, length)
+    return _RANDOM.sample(starts, len(starts))
+
+
+def _all_free(start: int, length: int) -> bool:
+    return all(is_free(port) for port in range(start, start + length))
+
+
+def _none_is_free(length: int) -> ClusterError:
+    return ClusterError(f"Ports {FIRST}-{LAST} have no {length} free ones in a row. Stop other servers.")

@@ -22,6 +22,7 @@ def head_arguments(ports: ClusterPorts, temp_dir: str, num_cpus: int | None) -> 
         f"--dashboard-agent-grpc-port={ports.agent_grpc}",
         f"--runtime-env-agent-port={ports.runtime_env}",
         f"--temp-dir={temp_dir}",
+        "--no-monitor",  # Ray's autoscaler, which has nothing to start here
         *node_arguments(num_cpus),
     ]
 
@@ -31,6 +32,7 @@ def node_arguments(num_cpus: int | None) -> list[str]:
     return [
         "--disable-usage-stats",
         "--log-style=record",
+        "--include-log-monitor=false",  # passes on what workers print, which no driver of ours listens to
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         # 0 = any free port: the default range 10002-19999 is shared by every cluster and takes other servers' ports.
         "--min-worker-port=0",

@@ -1,4 +1,8 @@
-"""The service on Ray Serve: it wires, and decides nothing. Of this room, vault_actors.py alone imports Ray, too."""
+"""The service on Ray Serve: it wires, and decides nothing. Of this room, vault_actors.py alone imports Ray, too.
+
+Ray imports this file once more than there are replicas, in a process that only builds the application from it, while the
+deployment waits. That one does without torch, which a replica imports when it starts.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,11 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from recurra.config.env import api_key
 from recurra.config.load import parse
 from recurra.errors import ClusterError
-from recurra.serving.app import build_asgi
 from recurra.serving.autoscaling import LOAD, TICK_P95_MS
-from recurra.serving.bundles import Bundles
 from recurra.serving.direct import adopt
 from recurra.serving.edge import App
-from recurra.serving.lineup import Lineup
 from recurra.serving.listeners import listen_widely
 from recurra.serving.run import ServeRun
-from recurra.serving.session_keeping import fingerprint
 from recurra.serving.tick_times import TickTimes
 from recurra.serving.vault_actors import VaultSettings, vault_shards
 from recurra.serving.vault_log import agreed_shards
@@ -62,6 +62,10 @@ class Replica:
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         begin = time.perf_counter()
+        from recurra.serving.bundles import Bundles
+        from recurra.serving.lineup import Lineup
+        from recurra.serving.session_keeping import fingerprint
+
         sys.setswitchinterval(SWITCH_S)
         run = parse(arguments, ServeRun)
         self._reporters: list[FleetReporter] = []
@@ -86,6 +90,8 @@ class Replica:
         gc.set_threshold(YOUNG_OBJECTS)
 
     def __serve_build_asgi_app__(self) -> App:
+        from recurra.serving.app import build_asgi
+
         app = build_asgi(self._lineup, self._key, fleet_exposition_async, self._reporting, self._trial)
         adopt(app, self._route_prefix, self._lineup.leave)
         listen_widely(asyncio.get_running_loop())

@@ -104,7 +104,9 @@ class ActorShard:
             raise self._lost(exc) from exc
 
     async def flush(self) -> None:
-        handle = await self._found()
+        """Of a shard that runs: one that does not has nothing to write, and is not started for this."""
+        if (handle := self._handle or await self._running()) is None:
+            return
         try:
             await handle.flush.remote()
         except RayActorError as exc:
@@ -117,9 +119,16 @@ class ActorShard:
     async def node(self) -> str | None:
         """Id of the node that it runs on; None while it does not. It is not started for this."""
         try:
-            handle = await asyncio.to_thread(ray.get_actor, self._settings.actor_name(self._index), NAMESPACE)
-            return str(await handle.node.remote())
-        except (RayActorError, ValueError):
+            handle = await self._running()
+            return str(await handle.node.remote()) if handle is not None else None
+        except RayActorError:
+            return None
+
+    async def _running(self) -> Any | None:
+        """A handle of it; None where it does not run."""
+        try:
+            return await asyncio.to_thread(ray.get_actor, self._settings.actor_name(self._index), NAMESPACE)
+        except ValueError:
             return None
 
     async def _found(self) -> Any:

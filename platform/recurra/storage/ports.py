@@ -1,10 +1,16 @@
-"""Ports for a SeaweedFS of our own."""
+"""Ports for a SeaweedFS of our own, and how those who choose ports keep out of each other's way."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import random
 import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,21 @@ class Ports:
 
     def all_free(self) -> bool:
         return all(_is_free(port) for port in self.listening())
+
+
+@contextmanager
+def claimed(name: str, *, wait: bool) -> Iterator[bool]:
+    """Have for oneself, inside the block, what one process of this user may have at a time: ports that were chosen and that
+    nobody listens on yet. Gives whether it is ours, which with `wait` it is; it ends with the process, too."""
+    folder = Path(tempfile.gettempdir()) / f"recurra-claims-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with (folder / name).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def _is_free(port: int) -> bool:

@@ -20,7 +20,7 @@ from typing import Self
 
 from recurra.config.env import S3Settings
 from recurra.errors import ConfigError, StorageError
-from recurra.storage.ports import Ports
+from recurra.storage.ports import Ports, claimed
 from recurra.storage.retry import RetryPolicy
 from recurra.storage.s3 import S3Store
 
@@ -58,18 +58,8 @@ class EmbeddedServer:
             raise StorageError(f"The server of {self.directory} runs already, as process {self._process.pid}.")
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.directory / "data").mkdir(exist_ok=True)
-        for attempts_left in (2, 1, 0):
-            self._spawn(binary)
-            try:
-                self._wait_until_ready()
-                return
-            except _EndedError as exc:  # perhaps somebody took one of the ports meanwhile: choose others
-                self.kill()
-                if not attempts_left:
-                    raise StorageError(str(exc)) from exc
-            except BaseException:
-                self.kill()
-                raise
+        with claimed("s3", wait=True):
+            self._start(binary)
 
     def stop(self) -> None:
         """End the server's process group: SIGTERM, then SIGKILL. Nothing happens if it does not run."""
@@ -136,6 +126,20 @@ class EmbeddedServer:
         for port in self.ports.listening():
             for left_over in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 left_over.unlink(missing_ok=True)
+
+    def _start(self, binary: str) -> None:
+        for attempts_left in (2, 1, 0):
+            self._spawn(binary)
+            try:
+                self._wait_until_ready()
+                return
+            except _EndedError as exc:  # perhaps somebody took one of the ports meanwhile: choose others
+                self.kill()
+                if not attempts_left:
+                    raise StorageError(str(exc)) from exc
+            except BaseException:
+                self.kill()
+                raise
 
     def _spawn(self, binary: str) -> None:
         lock = self._lock_directory()

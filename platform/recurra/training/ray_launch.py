@@ -1,4 +1,4 @@
-"""The loop on Ray Train: workers are placed, restarted and resized by Ray; data and state are ours. The only Ray file.
+"""The loop on Ray Train: workers are placed, restarted and resized by Ray; data and state are ours.
 
 Ray keeps no checkpoint of ours: it restarts the function below, which goes on from the newest manifest in the store.
 """
@@ -29,13 +29,15 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from recurra.config.load import dump, parse
-from recurra.errors import ClusterError, RecurraError, StorageError, TrainingError
+from recurra.errors import ClusterError, RecurraError, TrainingError
 from recurra.telemetry.fleet import SOME_MEMORY, FleetReporter
 from recurra.telemetry.metrics import Metrics
 from recurra.training.callbacks.preemption import SaveBeforePreemption
 from recurra.training.events import RunEvent
+from recurra.training.failures import comes_again, own_error
 from recurra.training.lease import Lease
 from recurra.training.ranks import join_group, leave_group
+from recurra.training.ray_control import FailForGood, OneSize, WatchForPreemption
 from recurra.training.relay import Relay
 from recurra.training.result import RunResult
 from recurra.training.run import TrainRun
@@ -141,14 +143,21 @@ def _trainer(run: TrainRun, config: dict[str, Any]) -> DataParallelTrainer:
 
 
 class _LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray's trainer without two helper processes of 3 s of CPU each: one looks after Ray datasets, which we have none
-    of, one after placement groups of a controller that died, which end with our driver. TorchTrainer's own group setup
-    would import torch in the controller, too; ours is `join_group`.
+    """Ray's trainer without four helper processes of 2 to 3 s of CPU each: one looks after Ray datasets, which we have none
+    of, one after placement groups of a controller that died, which end with our driver, and two do what ray_control.py
+    does. TorchTrainer's own group setup would import torch in the controller, too; ours is `join_group`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         unused = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, unused)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["failure_policy"] = FailForGood(self.run_config.failure_config)
+        if not self.scaling_config.elasticity_enabled:
+            arguments["scaling_policy"] = OneSize(self.scaling_config)
+        arguments["callbacks"] = [*arguments["callbacks"], WatchForPreemption()]
+        return super()._initialize_and_run_controller(**arguments)
 
 
 def _work_on_ray(config: dict[str, Any]) -> None:
@@ -176,7 +185,7 @@ def _work_on_ray(config: dict[str, Any]) -> None:
         try:
             result = work(run, surroundings)
         except RecurraError as exc:
-            if not isinstance(exc, StorageError):
+            if comes_again(exc):
                 ray.get(relay.end.remote(type(exc)(str(exc))))
             raise
     leave_group()
@@ -280,12 +289,9 @@ def _outcome(relay: Any) -> RunResult:
 def _as_ours(error: BaseException, run: TrainRun) -> RecurraError:
     """The error of a worker, if it is one of ours; else that workers were lost."""
     failures = getattr(error, "worker_failures", None) or {0: error}
-    rank, cause = next(iter(sorted(failures.items())))
-    chain: BaseException | None = cause
-    while chain is not None:
-        if isinstance(chain, RecurraError):
-            return chain
-        chain = chain.__cause__ or getattr(chain, "base_exc", None)
+    if (own := own_error(failures)) is not None:
+        return own
+    rank, cause = min(failures.items())
     return TrainingError(
         f"Workers were lost more than train.max_failures = {run.train.max_failures} times; the last was rank {rank}: "
         f"{str(cause).strip().splitlines()[-1]}. Start the run again to go on from its last checkpoint."

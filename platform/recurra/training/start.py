@@ -121,7 +121,8 @@ def _keep_diff(store: Store, key: str, directory: Path) -> None:
 
 
 def _installed() -> str:
-    found = {(item.name or "").lower(): item.version for item in importlib.metadata.distributions()}
+    read = (item.metadata for item in importlib.metadata.distributions())  # each look at it reads the file anew
+    found = {(facts["Name"] or "").lower(): facts["Version"] for facts in read}
     return "".join(f"{name}=={version}\n" for name, version in sorted(found.items()) if name)
 
 

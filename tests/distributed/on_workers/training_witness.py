@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recurra.data.batch import Batch
 from recurra.training.callbacks.base import Callback
+from recurra.training.in_flight import Saved
 from recurra.training.step import StepResult
 from recurra.training.trainer import Due, Trainer
 
@@ -46,19 +47,26 @@ class Held(Callback):
 
 
 class Slow(Callback):
-    """Lasts long enough for a node to be taken away meanwhile."""
+    """Is slow until there is a checkpoint, so that a node can be taken away meanwhile."""
+
+    def __init__(self) -> None:
+        self._pause_s = 0.1
+
+    def saved(self, trainer: Trainer, saved: Saved) -> None:
+        self._pause_s = 0.0
 
     def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
-        time.sleep(0.1)
+        time.sleep(self._pause_s)
         return Due()
 
 
 class Hang(Callback):
-    """Rank 1 stands still at the third update, and so does whoever waits for it."""
+    """Rank 1 stands still at the third update, and so does whoever waits for it, until `$WITNESS_DIR/go-on` is there."""
 
     def stepped(self, trainer: Trainer, batch: Batch, result: StepResult) -> Due:
         if trainer.progress.step == 3 and trainer.ranks.rank == 1:
-            time.sleep(2.5)
+            while not Path(os.environ["WITNESS_DIR"], "go-on").exists():
+                time.sleep(0.05)
         return Due()
 
 

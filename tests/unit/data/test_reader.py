@@ -89,7 +89,7 @@ def test_what_waits_is_cancelled_at_the_end(dataset):
     source = Gate(dataset)
     reader = BlockReader(source, threads=1)
     first = reader.submit([0])[0]
-    assert source.asked.acquire(timeout=10)
+    assert source.asked.acquire(timeout=60)
     waiting = reader.submit([4])[4]
 
     reader.close()
@@ -104,7 +104,7 @@ def test_a_slow_request_is_made_again_and_the_first_answer_counts(dataset, impat
     source = Gate(dataset)
     reader = BlockReader(source, threads=1)
     future = reader.submit([0])[0]
-    assert source.asked.acquire(timeout=10)
+    assert source.asked.acquire(timeout=60)
 
     reader.hedge(0)
 
@@ -121,7 +121,7 @@ def test_patience_grows_with_the_store(dataset):
     source = Gate(dataset)
     reader = BlockReader(source, threads=1)
     reader.submit([0])
-    assert source.asked.acquire(timeout=10)
+    assert source.asked.acquire(timeout=60)
 
     reader.hedge(0)
     reader.hedge(99)
@@ -136,11 +136,11 @@ def test_an_attempt_that_fails_does_not_spoil_the_other(dataset, impatient):
     source.error = DataError("the first attempt broke")
     reader = BlockReader(source, threads=1)
     future = reader.submit([0])[0]
-    assert source.asked.acquire(timeout=10)
+    assert source.asked.acquire(timeout=60)
     source.seen.clear()  # the second attempt waits, too
 
     reader.hedge(0)
-    assert source.asked.acquire(timeout=10)
+    assert source.asked.acquire(timeout=60)
     source.open.set()
 
     with pytest.raises(DataError, match="the first attempt broke"):  # both failed: only then it is an error

@@ -42,6 +42,19 @@ def test_clusters_whose_heads_run_share_no_port(monkeypatch: pytest.MonkeyPatch)
             assert not set(every_port(ClusterPorts.choose())) & set(every_port(one))
 
 
+def test_clusters_that_start_at_the_same_moment_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head listens two seconds after its ports were chosen: until then its block is claimed, and no longer."""
+    start = free_block(2 * BLOCK_PORTS)
+    monkeypatch.setattr(ports, "FIRST", start)
+    monkeypatch.setattr(ports, "LAST", start + 2 * BLOCK_PORTS - 1)
+    with ClusterPorts.claimed() as one, ClusterPorts.claimed(http=8123) as other:
+        assert {one.gcs, other.gcs} == {start, start + BLOCK_PORTS} and other.http == 8123
+        with pytest.raises(ClusterError, match="no 250 free ones in a row"), ClusterPorts.claimed():
+            pass
+    with ClusterPorts.claimed() as again:
+        assert again.gcs in (one.gcs, other.gcs)
+
+
 def test_the_http_port_can_be_asked_for() -> None:
     """A service wants a port that its users know."""
     assert ClusterPorts.choose(http=8123).http == 8123

@@ -170,7 +170,7 @@ class Server:
             time.sleep(0.005)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx.Client(base_url=self.url, timeout=20)
+        self.client = httpx.Client(base_url=self.url, timeout=120)
 
     def post(self, path: str, **body) -> httpx.Response:
         return self.client.post(path, json=body)

@@ -122,15 +122,15 @@ def test_a_crowded_replica_refuses_at_once_and_stays_healthy(serve, monkeypatch)
     encode = service.task.encode
 
     def slow_encode(*arguments):
-        assert go_on.wait(20)
+        assert go_on.wait(120)
         return encode(*arguments)
 
     monkeypatch.setattr(service.task, "encode", slow_encode)
     server = serve(service)
     ask = {"instances": [{"text": "a"}]}
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        taken = [pool.submit(httpx.post, f"{server.url}/v1/predict/clf", json=ask, timeout=20) for _ in range(3)]
-        until = time.monotonic() + 10
+        taken = [pool.submit(httpx.post, f"{server.url}/v1/predict/clf", json=ask, timeout=120) for _ in range(3)]
+        until = time.monotonic() + 60
         while (refused := httpx.post(f"{server.url}/v1/predict/clf", content=b"{")).status_code != 429:
             assert time.monotonic() < until
             time.sleep(0.02)

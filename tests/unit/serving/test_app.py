@@ -306,7 +306,7 @@ def test_a_client_that_goes_away_frees_its_slot(serve):
                     next(response.iter_raw())
             except httpx.ReadTimeout:
                 pass
-        until = time.monotonic() + 5
+        until = time.monotonic() + 60
         while engine.load.busy and time.monotonic() < until:
             time.sleep(0.01)
         assert engine.load.busy == 0
@@ -320,7 +320,7 @@ def test_a_client_that_leaves_a_long_prediction_frees_its_slot(serve):
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{server.url}/v1/predict/lm", json=ask, timeout=0.5)
     engine = server.service.engine
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while engine.load.busy and time.monotonic() < until:
         time.sleep(0.01)
 

@@ -413,7 +413,7 @@ def test_the_thread_serves_from_other_threads_and_stops():
     clients = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
     for thread in clients:
         thread.start()
-    assert all(done.acquire(timeout=10) for _ in range(40))
+    assert all(done.acquire(timeout=60) for _ in range(40))
     assert engine.healthy
     engine.stop()
     assert not engine.healthy

@@ -117,7 +117,7 @@ def test_a_search_holds_up_nobody_else(serve, monkeypatch, tmp_path, path):
 
     def slow(*args):
         begun.set()
-        assert go_on.wait(30)
+        assert go_on.wait(120)
         return plain(*args)
 
     monkeypatch.setattr(TranscriptionTask, "decode", slow)
@@ -125,8 +125,8 @@ def test_a_search_holds_up_nobody_else(serve, monkeypatch, tmp_path, path):
     body = {"instances": [sound]} if "predict" in path else {"input": sound}
     with ThreadPoolExecutor(1) as pool:
         predicting = pool.submit(server.post, path, **body)
-        assert begun.wait(30)
-        ready = httpx.get(f"{server.url}/health/ready", timeout=10)
+        assert begun.wait(60)
+        ready = httpx.get(f"{server.url}/health/ready", timeout=60)
         go_on.set()
         predicted = predicting.result()
 

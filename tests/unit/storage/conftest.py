@@ -17,7 +17,7 @@ from recurra.storage.server import EmbeddedServer
 
 from .faulty_proxy import Fault, FaultyProxy, listen
 
-POLICY = RetryPolicy(deadline_s=20, first_contact_s=20, first_pause_s=0.01, longest_pause_s=0.05, read_timeout_s=0.7)
+POLICY = RetryPolicy(deadline_s=60, first_contact_s=60, first_pause_s=0.01, longest_pause_s=0.05, read_timeout_s=2.0)
 
 
 @pytest.fixture(scope="package")
@@ -44,7 +44,7 @@ def proxy(listening_proxy: FaultyProxy) -> FaultyProxy:
 
 @pytest.fixture
 def faulty_store(proxy: FaultyProxy, s3_url: str) -> S3Store:
-    """A store whose requests go through the proxy; it gives up after 20 s and waits 0.7 s for an answer."""
+    """A store whose requests go through the proxy; it gives up after 60 s and waits 2 s for an answer."""
     settings = replace(s3_settings(), endpoint_url=f"http://127.0.0.1:{proxy.port}")
     connect(settings, POLICY).honest_buckets.clear()
     return S3Store(settings, "recurra", s3_url.removeprefix("s3://recurra/"), POLICY)

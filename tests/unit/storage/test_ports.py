@@ -1,6 +1,6 @@
 import socket
 
-from recurra.storage.ports import Ports
+from recurra.storage.ports import Ports, claimed
 
 
 def test_free_ports_are_different_and_out_of_the_way():
@@ -18,3 +18,11 @@ def test_a_port_where_somebody_listens_is_not_free():
     for port in (ports.s3, ports.admin + 10000):
         with socket.create_server(("127.0.0.1", port)):
             assert not ports.all_free()
+
+
+def test_what_somebody_has_claimed_is_not_given_to_another():
+    """Two servers that start at the same moment would both find the same ports free."""
+    with claimed("test", wait=False) as first, claimed("test", wait=False) as second:
+        assert (first, second) == (True, False)
+    with claimed("test", wait=True) as later:
+        assert later

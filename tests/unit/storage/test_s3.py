@@ -155,7 +155,7 @@ def test_a_long_upload_may_take_longer_than_the_limit_of_one_silence():
             received = 0
             while received < size:
                 received += len(connection.recv(128 << 10))
-                pause.wait(0.005)
+                pause.wait(0.01)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
     with socket.socket() as listener:
@@ -164,7 +164,7 @@ def test_a_long_upload_may_take_longer_than_the_limit_of_one_silence():
         listener.listen()
         thread = threading.Thread(target=take_slowly, daemon=True)
         thread.start()
-        policy = RetryPolicy(first_contact_s=0, connect_timeout_s=1, read_timeout_s=1)
+        policy = RetryPolicy(first_contact_s=0, connect_timeout_s=10, read_timeout_s=2)
         settings = S3Settings(f"http://127.0.0.1:{listener.getsockname()[1]}", "us-east-1", "a", "b", None)
 
         S3Store(settings, "recurra", policy=policy).write("k", bytes(size))

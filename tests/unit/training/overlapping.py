@@ -118,7 +118,7 @@ def main() -> None:
         idle.update()
         answer[name] = {"sums": sums, "idle": idle.is_sum(expected)}
     answer["whole"]["seen"] = seen_in_backward(Case(ranks, WHOLE), longest_s=0.2)
-    answer["small"]["seen"] = seen_in_backward(Case(ranks, SMALL), longest_s=20.0)
+    answer["small"]["seen"] = seen_in_backward(Case(ranks, SMALL), longest_s=120.0)
     print("\n" + json.dumps(answer))
 
 

@@ -16,7 +16,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank saw with one bucket for all gradients (whole) and with many (small)."""
     place = tmp_path_factory.mktemp("overlap") / "place"
     processes = start_ranks(2, [str(Path(__file__).with_name("overlapping.py"))], place)
-    said = [process.communicate(timeout=120)[0] for process in processes]
+    said = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     return [json.loads(text.splitlines()[-1]) for text in said]
 

@@ -84,7 +84,7 @@ def trained(datasets: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
     processes = start_ranks(
         2, [str(Path(__file__).with_name("on_processes.py"))], folder / "place", json.dumps([*jobs, *again])
     )
-    said = [process.communicate(timeout=240)[0] for process in processes]
+    said = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     return Trained(runs, [json.loads(text.splitlines()[-1])[: len(jobs)] for text in said])
 

@@ -43,7 +43,7 @@ print(json.dumps({"quick": quick, "same": same}))
 def test_two_processes_sum_as_by_messages(tmp_path: Path) -> None:
     """Bit for bit, with either of them late, beside short sums and among ones that are too long."""
     processes = start_ranks(2, ["-c", TWO_RANKS], tmp_path / "place", str(N))
-    said = [json.loads(process.communicate(timeout=120)[0].splitlines()[-1]) for process in processes]
+    said = [json.loads(process.communicate(timeout=300)[0].splitlines()[-1]) for process in processes]
 
     assert said == [{"quick": True, "same": [True] * 60}] * 2
 
