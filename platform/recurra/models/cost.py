@@ -55,14 +55,14 @@ def _step_flops(model: Model) -> int:
                 model(inputs_1[:, None])
     finally:
         model.train(was_training)
-    return counter.flops
+    return int(counter.flops)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts as torch's `FlopCounterMode` does, which imports torch's compiler for it: 2 s of CPU at the end of each run."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     @classmethod
