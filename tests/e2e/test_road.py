@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from ray.util import state
 
+from recurra.cli.main import run
 from recurra.orchestration.conversation import read_traffic
 from recurra.orchestration.local_cluster import LocalCluster
+from recurra.registry.bundle import BundleParts
+from recurra.registry.registry import Registry
 
 from .conftest import Command, write_reviews
 
@@ -43,6 +48,25 @@ def predictions_counted(client: httpx.Client) -> int:
     """Requests to `predict` that the endpoint's own `/metrics` knows of."""
     traffic = {one.endpoint: one.requests for one in read_traffic(client.get("/metrics").text)}
     return traffic.get("predict", 0)
+
+
+@pytest.fixture(scope="module")
+def left_standing(ray_cluster: LocalCluster) -> Iterator[None]:
+    """`wide` goes at the end of the file: with the last application Ray Serve goes, too, and takes half a minute to come back."""
+    yield
+    assert run(["undeploy", "wide", "--address", ray_cluster.dashboard_url]) == 0
+
+
+@pytest.mark.usefixtures("left_standing")
+def test_an_application_that_cannot_start_shows_the_cause(recurra: Command, job: Path, base_url: str) -> None:
+    """The command says so instead of waiting for ever, and others can be deployed beside it."""
+    Registry(f"{base_url}/registry").publish(
+        "wide", BundleParts({"type": "x"}, {}, {}, []), b"weights", alias="production"
+    )
+    overrides = ("name=wide", "serve.route_prefix=/wide", "serve.gpus_per_replica=1", "publish.model=wide")
+    outcome = recurra("deploy", job, *(word for one in overrides for word in ("-o", one)), "--timeout", 2)
+    assert outcome.code == 7
+    assert "not ready after 2 s" in outcome.err
 
 
 def test_from_a_csv_to_an_endpoint(
@@ -86,6 +110,8 @@ def test_from_a_csv_to_an_endpoint(
 
     assert recurra("undeploy", "road").code == 0
     assert "road" not in [one["name"] for one in recurra("serve", "status", "--json").json]
+    actors = state.list_actors(ray_cluster.dashboard_url, limit=1000)
+    assert not [one for one in actors if (one.name or "").startswith("recurra-vault-road")]  # it had no session
 
 
 def test_deploying_what_was_never_published_is_one_clear_error(recurra: Command, job: Path) -> None:
@@ -93,22 +119,3 @@ def test_deploying_what_was_never_published_is_one_clear_error(recurra: Command,
     outcome = recurra("deploy", job, "-o", "serve.model=road@nobody", "-o", "publish.registry=s3://recurra/empty")
     assert outcome.code == 5
     assert "road" in outcome.err and "Traceback" not in outcome.err
-
-
-def test_an_application_that_cannot_start_shows_the_cause(recurra: Command, job: Path, base_url: str) -> None:
-    """Promoted, then damaged: the replica notices, and the command says so instead of waiting for ever."""
-    outcome = recurra(
-        "deploy",
-        job,
-        "-o",
-        "name=wide",
-        "-o",
-        "serve.route_prefix=/wide",
-        "-o",
-        "serve.gpus_per_replica=1",
-        "--timeout",
-        2,
-    )
-    assert outcome.code == 7
-    assert "not ready after 2 s" in outcome.err
-    assert recurra("undeploy", "wide").code == 0

@@ -46,9 +46,10 @@ def _step_flops(model: Model) -> int:
         inputs_1 = torch.zeros(1, shape.input_size, device=device)
     was_training = model.training
     model.eval()
+    counter = _Counter()
     try:
         # Native kernels and torch's fused ones are opaque to the counter; single steps run on neither.
-        with use_backend("eager"), _Counter() as counter:
+        with use_backend("eager"), counter:
             if model.steppable:
                 model.step(inputs_1, model.zero_state(1, device))
             else:
