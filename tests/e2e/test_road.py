@@ -64,6 +64,7 @@ def test_an_application_that_cannot_start_shows_the_cause(recurra: Command, job:
         "wide", BundleParts({"type": "x"}, {}, {}, []), b"weights", alias="production"
     )
     overrides = ("name=wide", "serve.route_prefix=/wide", "serve.gpus_per_replica=1", "publish.model=wide")
+    overrides += ("serve.shutdown_s=1",)  # Serve waits so long for a replica to leave that never came
     outcome = recurra("deploy", job, *(word for one in overrides for word in ("-o", one)), "--timeout", 2)
     assert outcome.code == 7
     assert "not ready after 2 s" in outcome.err

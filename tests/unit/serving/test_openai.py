@@ -96,7 +96,7 @@ def test_errors_arrive_as_the_clients_own_types(client, server):
 
 def test_a_stream_that_fails_raises_what_failed(serve):
     """The status is long out: the terminal event has the type, and the client raises it instead of ending silently."""
-    server = serve(language_service(max_new_tokens=100_000_000, deadline_s=0.3))
+    server = serve(language_service(max_new_tokens=100_000_000, deadline_s=1.0))
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
         stream = ask(client, max_tokens=100_000_000, temperature=0, stream=True)
         with pytest.raises(openai.APIError, match="serve.deadline_s") as failed:

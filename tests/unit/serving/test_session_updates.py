@@ -52,7 +52,7 @@ def test_sessions_are_replayed_a_few_at_a_time_and_none_waits_longer_than_a_requ
                 running -= 1
             return state
 
-        replaying = updates(slow, slots=8, deadline_s=0.05)
+        replaying = updates(slow, slots=8, deadline_s=1.0)
         everyone = [replaying.adopt(session(replaying, 3)) for _ in range(6)]
         refused = await asyncio.gather(*everyone, return_exceptions=True)
         assert [(error.status, error.code, error.retry_after_s) for error in refused] == [(503, "replaying", 1.0)] * 6
@@ -78,7 +78,7 @@ def test_a_replay_that_takes_longer_than_a_request_goes_on_with_the_next(monkeyp
             read.append(values.tolist())
             return await joined(state, values)
 
-        replaying = updates(noted, deadline_s=0.05)
+        replaying = updates(noted, deadline_s=1.0)
         one, other = session(replaying, 7), replace(session(replaying, 3), version=2)
         with pytest.raises(RequestError, match="still being read again"):
             await replaying.adopt(one)
