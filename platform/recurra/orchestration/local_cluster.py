@@ -216,7 +216,7 @@ class LocalCluster:
         if left:
             raise ClusterError(f"Processes {left} of the Ray cluster outlived SIGKILL. End them with 'kill -9 <pid>'.")
         for child in self._children:
-            child.wait(timeout=5)
+            child.wait(timeout=60)
         self._children.clear()
         if self._guard is not None:
             self._guard.close()

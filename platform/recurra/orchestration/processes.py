@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
+FORCED_S = 60.0
+"""Longest wait for processes that got SIGKILL. They need some time on a core to go: on two cores at load 25, more than 10 s."""
 
 
 def processes_with(variable: str, value: str, *, group: int) -> list[int]:
@@ -26,7 +28,7 @@ def processes_with(variable: str, value: str, *, group: int) -> list[int]:
 
 
 def stop_all(
-    processes: Callable[[], list[int]], leaders: Iterable[int], *, polite_s: float = 8.0, forced_s: float = 10.0
+    processes: Callable[[], list[int]], leaders: Iterable[int], *, polite_s: float = 8.0, forced_s: float = FORCED_S
 ) -> list[int]:
     """SIGTERM to the leaders, then SIGKILL to whatever `processes` still finds; returns what is left after that.
 
@@ -46,7 +48,7 @@ def stop_all(
     return kill_all(processes, forced_s)
 
 
-def kill_all(processes: Callable[[], list[int]], timeout_s: float = 10.0) -> list[int]:
+def kill_all(processes: Callable[[], list[int]], timeout_s: float = FORCED_S) -> list[int]:
     """SIGKILL to whatever `processes` finds, until there is nothing; returns what is left after that time."""
     deadline = time.monotonic() + timeout_s
     while (left := processes()) and time.monotonic() < deadline:

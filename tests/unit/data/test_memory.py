@@ -15,7 +15,7 @@ from recurra.data.plan import PlanOptions
 from recurra.data.schema import Column, SequenceSchema
 from recurra.data.write import DatasetWriter
 
-STEPS = 100_000_000
+STEPS = 40_000_000
 ALLOWED_BYTES = 16 << 20
 
 
@@ -32,7 +32,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def long_sequence(tmp_path_factory) -> Dataset:
-    """One sequence of 100 million steps, written from a file without ever being in memory."""
+    """One sequence of 40 million steps, written from a file without ever being in memory."""
     path = tmp_path_factory.mktemp("long") / "values.npy"
     values = np.lib.format.open_memmap(path, "w+", np.uint8, (STEPS,))
     values[:] = np.arange(STEPS, dtype=np.uint32) * 7 % 251
