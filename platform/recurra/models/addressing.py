@@ -78,7 +78,8 @@ def shared_rows(ntm: NtmConfig) -> tuple[Tensor, Tensor]:
         for part in (key, strength, sharpness, shift):
             rows_JK = part.view(ntm.read_heads + ntm.write_heads, -1)
             rows_JK[ntm.read_heads :] = rows_JK[: ntm.write_heads]
-    return torch.unique(rows_P, return_inverse=True)
+    own_Q, rows_P = torch.unique(rows_P, return_inverse=True)
+    return own_Q, rows_P
 
 
 def look_for_what_is_written(weight_PH: Tensor, ntm: NtmConfig) -> None:
