@@ -40,7 +40,7 @@ PROBLEMS = {
     "repeat-copy": (("10x10", "5x5", "20x10", "10x20"), 0.1),
     "associative-recall": (("10", "2", "3", "4", "5", "6", "7", "8", "9", "12", "15", "20"), 0.1),
     "dynamic-ngrams": (("200", "50", "100", "150", "300", "400"), 2.0),
-    "priority-sort": (("20",), 1.0),
+    "priority-sort": (("20", "2", "5", "10", "15", "25", "30"), 1.0),
 }
 TITLES = {"dynamic-ngrams": "dynamic n-grams: bits above the optimum"}
 """Of the plots; others are called as their problem."""

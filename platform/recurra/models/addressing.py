@@ -60,7 +60,26 @@ def starting_bias(ntm: NtmConfig) -> Tensor:
         strength[: ntm.read_heads] = 6.0
         sharpness.fill_(1.0)
         shift.view(-1, 2 * ntm.shift_range + 1)[:, ntm.shift_range + 1] = 3.0
+    if ntm.heads_start == "queue":
+        # All could find their key as well as go on, and stay as well as move to the next row.
+        *_, strength, sharpness, shift = torch.split(bias_P, _layout(ntm))
+        strength.fill_(6.0)
+        sharpness.fill_(1.0)
+        shift.view(-1, 2 * ntm.shift_range + 1)[:, ntm.shift_range : ntm.shift_range + 2] = 2.0
     return bias_P
+
+
+def shared_rows(ntm: NtmConfig) -> tuple[Tensor, Tensor]:
+    """Which of the emitted numbers have rows of their own in the heads' matrix, and [P] the row of each: the write heads of
+    pairs take theirs from their read heads."""
+    rows_P = torch.arange(parameter_count(ntm))
+    if ntm.paired_heads:
+        key, _, _, _, strength, sharpness, shift = torch.split(rows_P, _layout(ntm))
+        for part in (key, strength, sharpness, shift):
+            rows_JK = part.view(ntm.read_heads + ntm.write_heads, -1)
+            rows_JK[ntm.read_heads :] = rows_JK[: ntm.write_heads]
+    own_Q, rows_P = torch.unique(rows_P, return_inverse=True)
+    return own_Q, rows_P
 
 
 def look_for_what_is_written(weight_PH: Tensor, ntm: NtmConfig) -> None:

@@ -27,12 +27,25 @@ class NtmConfig(Section):
     backward_limit: float | None = Field(default=None, gt=0)
     """Largest absolute value of one number of the state's gradient as it goes back from step to step (10 in the paper, whose
     loss is one sequence's); keeps the gradients of long sequences from exploding. null = none."""
-    heads_start: Literal["neutral", "content", "tape"] = "neutral"
+    paired_heads: bool = False
+    """A write head works where the read head of its number does: it has its key, strength, shift and sharpness, and a gate, erase
+    and add vector of its own. What is found can be taken away at once, as sorting needs it; not in the paper."""
+    heads_start: Literal["neutral", "content", "tape", "queue"] = "neutral"
     """What heads do before training. `neutral`: a little of everything. `content`: look for their keys and stay on what they
     find, which suits look-up tables and needs a memory_start whose rows differ. `tape`: write row after row, and look for
-    the row where the like was written, to read on from there; it suits recalling what followed."""
+    the row where the like was written, to read on from there; it suits recalling what followed. `queue`: half of both, staying
+    or going on to the next row; with paired heads it suits taking out one of many."""
     memory_start: Literal["constant", "learned", "random"] = "constant"
     """Constant 1e-6 converges fastest (Collier and Beel 2018, arXiv 1807.08518)."""
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> NtmConfig:
+        if self.paired_heads and self.write_heads > self.read_heads:
+            raise ValueError(
+                f"model.ntm.paired_heads is true with {self.write_heads} write heads and {self.read_heads} read heads. "
+                f"Set read_heads to {self.write_heads} or more."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_starts(self) -> NtmConfig:

@@ -46,15 +46,17 @@ class NtmCore(Core):
         )
         self.sizes = native.Sizes.of(ntm, input_size, config.hidden_size)
         self.output_size = config.hidden_size + ntm.read_heads * ntm.memory_width
-        self.heads = nn.Linear(
-            config.hidden_size,
-            addressing.parameter_count(ntm),
-        )
+        own_Q, rows_P = addressing.shared_rows(ntm)
+        self.heads_rows = nn.Buffer(rows_P, persistent=False)
+        """[P] row of `heads` of each number that heads take; other than 0, 1, 2, ... of paired heads alone."""
+        self.heads = nn.Linear(config.hidden_size, len(own_Q))
         nn.init.xavier_uniform_(self.heads.weight, gain=1.4)
         with torch.no_grad():
-            self.heads.bias.copy_(addressing.starting_bias(ntm))
+            self.heads.bias.copy_(addressing.starting_bias(ntm)[own_Q])
             if ntm.heads_start == "tape":
-                addressing.look_for_what_is_written(self.heads.weight, ntm)
+                weight_PH = self.heads.weight[rows_P]
+                addressing.look_for_what_is_written(weight_PH, ntm)
+                self.heads.weight.copy_(weight_PH[own_Q])
         self.start_controller = nn.ParameterDict(
             {name: nn.Parameter(torch.zeros(config.hidden_size)) for name in self.controller.names}
         )
@@ -198,7 +200,10 @@ class NtmCore(Core):
         # Attribute look-ups on modules cost a microsecond each, and a whole step of the kernel 20.
         own: Any = self.controller._parameters
         heads: Any = self.heads._parameters
-        return native.Weights(own["weight_x"], own["bias"], own["weight_rh"], heads["weight"], heads["bias"])
+        weight, bias = heads["weight"], heads["bias"]
+        if self.config.paired_heads:
+            weight, bias = weight[self.heads_rows], bias[self.heads_rows]
+        return native.Weights(own["weight_x"], own["bias"], own["weight_rh"], weight, bias)
 
     def _flat(self, state: State) -> native.State:
         """The state in the kernel's order."""
@@ -214,7 +219,10 @@ class NtmCore(Core):
         ntm = self.config
         own = {name: state[f"controller.{name}"] for name in self.controller.names}
         h_BH, own = self.controller.advance(projected_BG, state["reads"].flatten(1), own)
-        parameters = addressing.split_parameters(self.heads.forward(h_BH), ntm)
+        emitted_BP = self.heads.forward(h_BH)
+        if ntm.paired_heads:
+            emitted_BP = emitted_BP[:, self.heads_rows]
+        parameters = addressing.split_parameters(emitted_BP, ntm)
         memory_BMN = state["memory"]
         last_BJN = torch.cat([state["read_weights"], state["write_weights"]], 1)
         weights_BJN = addressing.address(parameters, last_BJN, memory_BMN)

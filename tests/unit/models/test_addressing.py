@@ -159,3 +159,28 @@ def test_a_read_head_of_a_tape_looks_for_what_its_write_head_writes():
     emitted = addressing.split_parameters(torch.randn(5, 6) @ weight_PH.t(), ntm)
     assert_close(emitted.key_BJM[:, :3], emitted.add_BWM[:, [0, 1, 0]])
     assert_close(weight_PH[12:], before_PH[12:])
+
+
+def test_paired_heads_look_for_the_same_and_write_what_they_will():
+    torch.manual_seed(0)
+    ntm = NtmConfig(memory_width=4, read_heads=3, write_heads=2, paired_heads=True)
+    own_Q, rows_P = addressing.shared_rows(ntm)
+    emitted = addressing.split_parameters(torch.randn(5, len(own_Q))[:, rows_P], ntm)
+
+    assert len(own_Q) == addressing.parameter_count(ntm) - 2 * (4 + 1 + 1 + 3)
+    for shared in (emitted.key_BJM, emitted.strength_BJ, emitted.sharpness_BJ, emitted.shift_BJS):
+        assert_close(shared[:, 3:], shared[:, :2])
+        assert (shared[:, 0] != shared[:, 1]).all()
+    assert (emitted.gate_BJ[:, 3:] != emitted.gate_BJ[:, :2]).all()
+
+
+def test_heads_that_are_not_paired_share_nothing():
+    own_Q, rows_P = addressing.shared_rows(NtmConfig(read_heads=2))
+
+    assert_close(rows_P, torch.arange(addressing.parameter_count(NtmConfig(read_heads=2))))
+    assert_close(own_Q, rows_P)
+
+
+def test_a_write_head_cannot_be_paired_with_none():
+    with pytest.raises(ValueError, match=r"Set read_heads to 2 or more"):
+        NtmConfig(paired_heads=True, write_heads=2)

@@ -4,6 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from recurra.models import addressing
+from recurra.models.backend import use_backend
 from recurra.models.config import ModelConfig, NtmConfig
 from recurra.models.ntm import NtmCore
 
@@ -108,3 +109,21 @@ def test_a_tape_is_written_row_by_row_and_read_behind_what_is_seen_again():
     assert (traced["write_weights"][:, :, 0].argmax(2) == torch.arange(1, 12)).all()
     found_B = traced["read_weights"][:, 10, 0, :10].argmax(1)
     assert (found_B == seen_B + 2).float().mean() > 0.6
+
+
+@pytest.mark.parametrize("kind", ["auto", "eager"])
+def test_paired_heads_of_one_gate_work_on_the_same_rows(kind):
+    """What was found can be taken away in the same step; with `heads_start: queue` nothing but the keys has been drawn."""
+    ntm = NtmConfig(heads_start="queue", paired_heads=True, controller="feed_forward")
+    torch.manual_seed(0)
+    core = NtmCore(ModelConfig(cell="ntm", hidden_size=16, ntm=ntm), 8)
+    gates = core.heads_rows[80:82]  # behind two keys, an add and an erase vector
+    with torch.no_grad():
+        core.heads.weight[gates] = 0
+    x_BTD = torch.randint(0, 2, (2, 9, 8)).float()
+
+    with use_backend(kind), torch.no_grad():
+        _, state = core(x_BTD)
+
+    assert_close(state["read_weights"], state["write_weights"])
+    assert state["read_weights"].max(2).values.min() > 0.1

@@ -22,11 +22,13 @@ pytestmark = [
 @st.composite
 def cases(draw):
     """A core with random weights, inputs, lengths and resets, in float64; sizes that no vector length divides."""
+    read_heads, write_heads = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     ntm = NtmConfig(
         memory_rows=draw(st.sampled_from([2, 3, 7, 16, 40])),
         memory_width=draw(st.integers(1, 9)),
-        read_heads=draw(st.integers(1, 3)),
-        write_heads=draw(st.integers(1, 3)),
+        read_heads=read_heads,
+        write_heads=write_heads,
+        paired_heads=write_heads <= read_heads and draw(st.booleans()),
         shift_range=draw(st.integers(1, 3)),
         controller=draw(st.sampled_from(["lstm", "gru", "feed_forward"])),
         backward_limit=draw(st.sampled_from([None, 0.05])),
