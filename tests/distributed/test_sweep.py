@@ -92,7 +92,8 @@ def sweep_file(tmp_path: Path, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_killed_sweep_goes_on_where_it_was(ray_cluster, sweep_file: Path, s3_url: str, capsys, monkeypatch) -> None:
     """Typed again, it makes no finished trial again, and the interrupted one has the losses that it would have had."""
     runs = open_store(f"{s3_url}/runs")
-    kill_when(sweep_file, ray_cluster.address, lambda: has_checkpoint(runs, "rates-003"))
+    hold = sweep_file.parent / "hold"
+    kill_when(sweep_file, ray_cluster.address, lambda: has_checkpoint(runs, "rates-003") and not hold.exists())
     capsys.readouterr()
     (left,) = sweep_file.parent.glob("recurra-tune-*")
 
