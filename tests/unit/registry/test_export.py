@@ -93,6 +93,7 @@ def test_step_and_sequence_agree_with_the_model_and_with_each_other(model: dict[
         ({"cell": "gru", "attention": "additive"}, ["sequence"]),
         ({"cell": "gru", "pooling": "mean"}, ["step", "sequence"]),
         ({"cell": "ntm", "ntm": {"memory_rows": 4, "memory_width": 3}}, ["step"]),
+        ({"cell": "ntm", "ntm": {"memory_rows": 4, "memory_width": 3, "paired_heads": True}}, ["step"]),
         ({"cell": "lstm", "layer_norm": True, "pooling": "max"}, ["step"]),
         ({"cell": "mingru"}, ["step"]),
     ],
