@@ -52,7 +52,7 @@ def claimed(name: str, *, wait: bool) -> Iterator[bool]:
     nobody listens on yet. Gives whether it is ours, which with `wait` it is; it ends with the process, too."""
     folder = Path(tempfile.gettempdir()) / f"recurra-claims-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    with (folder / name).open("wb") as file:
+    with (folder / name).open("ab") as file:  # nothing is emptied, should somebody else have put a link there
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
