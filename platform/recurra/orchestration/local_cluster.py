@@ -24,7 +24,7 @@ from recurra.config.env import child_environment
 from recurra.errors import ClusterError
 from recurra.orchestration.guard import Guard, Marked
 from recurra.orchestration.ports import ClusterPorts
-from recurra.orchestration.processes import kill_all, processes_with, stop_all, url_answers
+from recurra.orchestration.processes import FORCED_S, kill_all, processes_with, stop_all, url_answers
 from recurra.orchestration.ray_start import head_arguments, node_arguments, node_environment
 
 TOKEN_VARIABLE = "RECURRA_CLUSTER_TOKEN"
@@ -216,7 +216,7 @@ class LocalCluster:
         if left:
             raise ClusterError(f"Processes {left} of the Ray cluster outlived SIGKILL. End them with 'kill -9 <pid>'.")
         for child in self._children:
-            child.wait(timeout=60)
+            child.wait(timeout=FORCED_S)
         self._children.clear()
         if self._guard is not None:
             self._guard.close()

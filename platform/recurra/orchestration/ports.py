@@ -71,8 +71,10 @@ class ClusterPorts:
     replica_grpc: int
 
     @classmethod
-    def choose(cls, http: int | None = None) -> Self:
-        """The ports of a free block.
+    @contextmanager
+    def claimed(cls, http: int | None = None) -> Iterator[Self]:
+        """The ports of a free block: inside the `with` nobody else of this user is given it, and by its end the head must
+        listen.
 
         Args:
             http: Port of the ingress, outside of the block; None = one of the block.
@@ -80,22 +82,13 @@ class ClusterPorts:
         Raises:
             ClusterError: No block is free.
         """
-        return cls._of(free_block(BLOCK_PORTS), http)
-
-    @classmethod
-    @contextmanager
-    def claimed(cls, http: int | None = None) -> Iterator[Self]:
-        """As `choose`; inside the `with` nobody else of this user is given the block, and by its end the head must listen.
-
-        Raises:
-            ClusterError: No block is free.
-        """
-        for start in _starts(BLOCK_PORTS):
+        starts = range(FIRST, LAST + 2 - BLOCK_PORTS, BLOCK_PORTS)
+        for start in _RANDOM.sample(starts, len(starts)):
             with claimed(str(start), wait=False) as ours:
-                if ours and _all_free(start, BLOCK_PORTS):
+                if ours and all(is_free(port) for port in range(start, start + BLOCK_PORTS)):
                     yield cls._of(start, http)
                     return
-        raise _none_is_free(BLOCK_PORTS)
+        raise ClusterError(f"Ports {FIRST}-{LAST} have no {BLOCK_PORTS} free ones in a row. Stop other servers.")
 
     @classmethod
     def _of(cls, start: int, http: int | None) -> Self:
@@ -133,18 +126,6 @@ class ClusterPorts:
         }
 
 
-def free_block(length: int) -> int:
-    """First port of a run of `length` ports on all of which a server can listen now, on all addresses.
-
-    Raises:
-        ClusterError: There is no such run.
-    """
-    for start in _starts(length):
-        if _all_free(start, length):
-            return start
-    raise _none_is_free(length)
-
-
 def is_free(port: int) -> bool:
     """Whether a server can listen on the port now, on all addresses."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -154,17 +135,3 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _starts(length: int) -> list[int]:
-    """First ports of all blocks, in any order."""
-    starts = range(FIRST, LAST + 2 - length, length)
-    return _RANDOM.sample(starts, len(starts))
-
-
-def _all_free(start: int, length: int) -> bool:
-    return all(is_free(port) for port in range(start, start + length))
-
-
-def _none_is_free(length: int) -> ClusterError:
-    return ClusterError(f"Ports {FIRST}-{LAST} have no {length} free ones in a row. Stop other servers.")

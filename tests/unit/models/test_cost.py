@@ -2,7 +2,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from recurra.models.backend import use_backend
 from recurra.models.config import ModelConfig
 from recurra.models.cost import cost_of
 from recurra.models.sequence import ModelShape, SequenceModel
@@ -48,6 +51,29 @@ def test_a_memory_is_part_of_the_state_and_of_the_work():
 
     assert large.state_bytes - small.state_bytes == 4 * 24 * (5 + 2)
     assert large.flops_per_step > small.flops_per_step > 2 * 12 * (4 * 12 + 7)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"cell": "rnn"},
+        {"cell": "lstm", "layers": 2, "layer_norm": True},
+        {"cell": "mingru"},
+        {"cell": "gru", "bidirectional": True},
+        {"cell": "ntm", "ntm": {"memory_rows": 8, "memory_width": 5}},
+    ],
+    ids=str,
+)
+def test_it_is_what_torchs_own_counter_counts(settings):
+    """Of one step, or of one step long a sequence."""
+    model = SequenceModel(ModelConfig(hidden_size=12, **settings), POOLED).eval()
+    with use_backend("eager"), FlopCounterMode(display=False) as counter:
+        if model.steppable:
+            model.step(torch.zeros(1, 7), model.zero_state(1))
+        else:
+            model(torch.zeros(1, 1, 7))
+
+    assert cost_of(model).flops_per_step == counter.get_total_flops() > 0
 
 
 def test_counting_leaves_the_model_as_it_is():

@@ -9,7 +9,7 @@ import pytest
 
 from recurra.errors import ClusterError
 from recurra.orchestration import ports
-from recurra.orchestration.ports import BLOCK_PORTS, REPLICA_PORTS, ClusterPorts, free_block
+from recurra.orchestration.ports import BLOCK_PORTS, REPLICA_PORTS, ClusterPorts
 
 
 def every_port(chosen: ClusterPorts) -> list[int]:
@@ -20,35 +20,44 @@ def every_port(chosen: ClusterPorts) -> list[int]:
     return [*named, *nodes, *replicas]
 
 
+@pytest.fixture
+def two_blocks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """There are no more, and both are free; the first port."""
+    starts = range(ports.FIRST, ports.LAST + 2 - 2 * BLOCK_PORTS, BLOCK_PORTS)
+    first = next(start for start in starts if all(map(ports.is_free, range(start, start + 2 * BLOCK_PORTS))))
+    monkeypatch.setattr(ports, "FIRST", first)
+    monkeypatch.setattr(ports, "LAST", first + 2 * BLOCK_PORTS - 1)
+    return first
+
+
+def chosen_ports(http: int | None = None) -> ClusterPorts:
+    with ClusterPorts.claimed(http) as chosen:
+        return chosen
+
+
 def test_the_ports_of_a_cluster_are_distinct_and_in_its_block() -> None:
     """Ray starts with two servers on one port and fails much later, so it must not come to that."""
-    chosen = ClusterPorts.choose()
+    chosen = chosen_ports()
     found = every_port(chosen)
     assert len(set(found)) == len(found)
     assert set(found) <= set(range(chosen.gcs, chosen.gcs + BLOCK_PORTS))
     assert ports.FIRST <= chosen.gcs <= ports.LAST + 1 - BLOCK_PORTS
 
 
-def test_clusters_whose_heads_run_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_whose_heads_run_share_no_port(two_blocks: int) -> None:
     """Replicas take their ports late: what tells that a block is taken is the head alone."""
-    start = free_block(2 * BLOCK_PORTS)
-    monkeypatch.setattr(ports, "FIRST", start)
-    monkeypatch.setattr(ports, "LAST", start + 2 * BLOCK_PORTS - 1)
-    one = ClusterPorts.choose()
+    one = chosen_ports()
     with socket.socket() as head:
         head.bind(("127.0.0.1", one.gcs))
         head.listen()
         for _ in range(10):
-            assert not set(every_port(ClusterPorts.choose())) & set(every_port(one))
+            assert not set(every_port(chosen_ports())) & set(every_port(one))
 
 
-def test_clusters_that_start_at_the_same_moment_share_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clusters_that_start_at_the_same_moment_share_no_port(two_blocks: int) -> None:
     """A head listens two seconds after its ports were chosen: until then its block is claimed, and no longer."""
-    start = free_block(2 * BLOCK_PORTS)
-    monkeypatch.setattr(ports, "FIRST", start)
-    monkeypatch.setattr(ports, "LAST", start + 2 * BLOCK_PORTS - 1)
     with ClusterPorts.claimed() as one, ClusterPorts.claimed(http=8123) as other:
-        assert {one.gcs, other.gcs} == {start, start + BLOCK_PORTS} and other.http == 8123
+        assert {one.gcs, other.gcs} == {two_blocks, two_blocks + BLOCK_PORTS} and other.http == 8123
         with pytest.raises(ClusterError, match="no 250 free ones in a row"), ClusterPorts.claimed():
             pass
     with ClusterPorts.claimed() as again:
@@ -57,30 +66,20 @@ def test_clusters_that_start_at_the_same_moment_share_no_port(monkeypatch: pytes
 
 def test_the_http_port_can_be_asked_for() -> None:
     """A service wants a port that its users know."""
-    assert ClusterPorts.choose(http=8123).http == 8123
+    assert chosen_ports(http=8123).http == 8123
 
 
-def test_a_block_with_a_taken_port_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", [0, BLOCK_PORTS - 1])
+def test_a_block_with_a_taken_port_is_not_given(two_blocks: int, place: int) -> None:
     """Somebody else's server has it."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", two_blocks + place))
         taken.listen()
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(ports, "FIRST", port)
-        monkeypatch.setattr(ports, "LAST", port)
-        with pytest.raises(ClusterError, match="no 1 free ones in a row. Stop other servers"):
-            free_block(1)
+        for _ in range(4):
+            assert chosen_ports().gcs == two_blocks + BLOCK_PORTS
 
 
 def test_more_nodes_than_there_are_ports_for_are_refused() -> None:
     """An eighth node would take the ports of replicas."""
     with pytest.raises(ClusterError, match="ports for 7 further nodes, and this is node 8"):
-        ClusterPorts.choose().of_node(8)
-
-
-def test_a_block_is_free_as_a_whole() -> None:
-    """Replicas take ports from it one after the other without asking again."""
-    start = free_block(REPLICA_PORTS)
-    for port in (start, start + REPLICA_PORTS - 1):
-        with socket.socket() as server:
-            server.bind(("127.0.0.1", port))
+        chosen_ports().of_node(8)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from recurra.models.backend import use_backend
 from recurra.models.config import ModelConfig, RegularisationConfig
-from recurra.models.looped import LoopedCell
+from recurra.models.looped import LoopedCell, LoopedElmanCell
 from recurra.models.native.library import kernels
 from recurra.models.recurrent import build_cell
 from recurra.models.window import Window
@@ -174,3 +174,22 @@ def test_every_option_but_projection_runs_in_the_kernel():
 
     assert all(isinstance(cell, LoopedCell) and cell.kind for cell in cells)
     assert cell_of("lstm", projection_size=2).kind is None
+
+
+def test_the_kernels_tanh_is_right_to_the_last_digits():
+    """From where it is its argument to where it is 1: within two machine epsilons, and never beyond 1."""
+    size = 35
+    cell = LoopedElmanCell(size, ModelConfig(cell="rnn", hidden_size=size))
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.zero_()
+        cell.weight_ih.copy_(torch.eye(size))
+    x_N = torch.logspace(-6, 2, 300 * size)
+    x_BTD = torch.cat([-x_N, x_N, torch.zeros(size)]).view(-1, 1, size)
+    assert cell.runs_native(x_BTD)
+    with torch.no_grad():
+        y_BTH, _ = cell(x_BTD, {"h": torch.zeros(len(x_BTD), size)}, Window(1, None, None))
+
+    wanted = x_BTD.double().tanh()
+    assert ((y_BTH.double() - wanted).abs() <= 2 * torch.finfo(torch.float32).eps * wanted.abs()).all()
+    assert y_BTH.abs().max() == 1
